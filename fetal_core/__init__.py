@@ -1,0 +1,1 @@
+"""Fetal anatomical planes in ultrasound images: data, training, evaluation, inference."""

@@ -1,0 +1,155 @@
+"""Files on a local disk or in S3, behind one set of functions; writes are atomic."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from fetal_core.errors import StorageError
+
+
+def is_remote(uri: str) -> bool:
+    """Whether ``uri`` names an object store rather than a local path."""
+    return "://" in uri and not uri.startswith("file://")
+
+
+def absolute(uri: str) -> str:
+    """``uri`` unchanged if remote, else as an absolute local path."""
+    return uri.rstrip("/") if is_remote(uri) else str(Path(uri.removeprefix("file://")).absolute())
+
+
+def join(uri: str, *parts: str) -> str:
+    """``uri`` extended by path segments."""
+    if is_remote(uri):
+        return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+    return str(Path(uri, *parts))
+
+
+def name(uri: str) -> str:
+    """The last segment of ``uri``."""
+    return PurePosixPath(uri.rstrip("/")).name
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of ``uri`` and the path inside it.
+
+    Raises:
+        StorageError: the scheme is not supported.
+    """
+    if not is_remote(uri):
+        return pafs.LocalFileSystem(), absolute(uri)
+    try:
+        found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(uri)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{uri}: cannot open this location: {error}") from None
+    return found
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, path = filesystem(uri)
+    return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+
+
+def is_dir(uri: str) -> bool:
+    """Whether ``uri`` is a folder."""
+    fs, path = filesystem(uri)
+    return bool(fs.get_file_info(path).type == pafs.FileType.Directory)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of a file.
+
+    Raises:
+        StorageError: it does not exist or cannot be read.
+    """
+    try:
+        if not is_remote(uri):
+            return Path(absolute(uri)).read_bytes()
+        fs, path = filesystem(uri)
+        with fs.open_input_stream(path) as stream:
+            return bytes(stream.read())
+    except FileNotFoundError:
+        raise StorageError(f"{uri}: no such file. Check the path.") from None
+    except OSError as error:
+        raise StorageError(f"{uri}: cannot be read: {error}") from None
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a file so that readers see either the old or the new content, never a part.
+
+    Raises:
+        StorageError: it cannot be written; nothing is left behind.
+    """
+    try:
+        if is_remote(uri):
+            # An object appears only once its upload has been completed.
+            fs, path = filesystem(uri)
+            with fs.open_output_stream(path) as stream:
+                stream.write(data)
+            return
+        target = Path(absolute(uri))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{uri}: cannot be written: {error}") from None
+
+
+def read_json(uri: str) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        StorageError: missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(read_bytes(uri))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StorageError(f"{uri}: not valid JSON: {error}") from None
+
+
+def write_json(uri: str, value: object) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def list_files(uri: str, recursive: bool = True) -> Iterator[str]:
+    """All files under a folder, sorted, as paths or URIs like ``uri``.
+
+    Raises:
+        StorageError: ``uri`` is not a folder that can be listed.
+    """
+    fs, path = filesystem(uri)
+    try:
+        infos = fs.get_file_info(pafs.FileSelector(path, recursive=recursive))
+    except OSError as error:
+        raise StorageError(f"{uri}: cannot be listed: {error}") from None
+    scheme = uri.split("://", 1)[0] + "://" if is_remote(uri) else ""
+    for info in sorted(infos, key=lambda item: item.path):
+        if info.type == pafs.FileType.File:
+            yield scheme + info.path
+
+
+def sha256(uri: str) -> str:
+    """SHA-256 (hex) of a file's content."""
+    return hashlib.sha256(read_bytes(uri)).hexdigest()
+
+
+def remove(uri: str) -> None:
+    """Delete a file or a folder with all that is in it; nothing there is no error."""
+    fs, path = filesystem(uri)
+    kind = fs.get_file_info(path).type
+    if kind == pafs.FileType.Directory:
+        fs.delete_dir(path)
+    elif kind == pafs.FileType.File:
+        fs.delete_file(path)
