@@ -1,0 +1,66 @@
+"""Which rows make up each batch of an epoch, for any number of ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One optimizer step as one rank sees it.
+
+    Attributes:
+        step: number in the epoch, from 0.
+        rows: rows of the whole batch, over all ranks.
+        micro: this rank's micro-batches, each with its number in the batch and its row numbers.
+    """
+
+    step: int
+    rows: int
+    micro: tuple[tuple[int, Tensor], ...]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Cuts epochs into batches.
+
+    Every row is used exactly once an epoch. Batches differ by at most one row, so that none is too
+    small for batch normalisation. Micro-batches are cut from the whole batch and then dealt to the
+    ranks, so that at a given ``micro_batch`` their composition does not depend on the number of
+    ranks.
+    """
+
+    rows: int
+    batch_size: int
+    micro_batch: int | None
+    world_size: int
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in an epoch."""
+        return max(1, math.ceil(self.rows / self.batch_size))
+
+    def epoch(self, epoch: int, rank: int) -> Iterator[Batch]:
+        """Batches of one epoch in an order that depends on (seed, epoch) alone."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        for step, batch in enumerate(np.array_split(order, self.steps)):
+            limit = self.micro_batch or len(batch)
+            pieces = max(math.ceil(len(batch) / limit), self.world_size)
+            pieces = math.ceil(pieces / self.world_size) * self.world_size
+            split = np.array_split(batch, pieces)
+            mine = range(rank, pieces, self.world_size)
+            micro = tuple((i, torch.from_numpy(split[i])) for i in mine if len(split[i]))
+            yield Batch(step, len(batch), micro)
+
+
+def evaluation_rows(rows: int, rank: int, world_size: int, size: int) -> Iterator[Tensor]:
+    """This rank's rows in chunks; over the ranks every row comes exactly once."""
+    mine = torch.arange(rank, rows, world_size)
+    yield from torch.split(mine, size)

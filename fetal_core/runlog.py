@@ -1,0 +1,63 @@
+"""A training run's records on disk: ``metrics.jsonl`` and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fetal_core import storage
+from fetal_core.run_context import Event
+
+METRICS = "metrics.jsonl"
+
+
+class RunLog:
+    """Writes what a run reports; a resumed run continues the files of the interrupted one."""
+
+    def __init__(self, run_dir: str) -> None:
+        """Records go to ``run_dir/metrics.jsonl``, plots to ``run_dir/tensorboard``."""
+        self._run_dir = run_dir
+        self._records: list[dict[str, Any]] = []
+        self._board: Any = None
+
+    def __call__(self, event: Event) -> None:
+        """Take an event of a run context."""
+        if event["kind"] == "start":
+            self._records = list(event["history"])
+        elif event["kind"] == "epoch":
+            self._add([{key: value for key, value in event.items() if key != "kind"}])
+        elif event["kind"] == "probe":
+            self._add([{"phase": "probe", **record} for record in event["history"]])
+
+    def close(self) -> None:
+        """Flush the plots."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def _add(self, records: list[dict[str, Any]]) -> None:
+        self._records += records
+        lines = "".join(json.dumps(record) + "\n" for record in self._records)
+        storage.write_bytes(storage.join(self._run_dir, METRICS), lines.encode())
+        for record in records:
+            self._plot(record)
+
+    def _plot(self, record: dict[str, Any]) -> None:
+        if storage.is_remote(self._run_dir):
+            return
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder = storage.join(self._run_dir, "tensorboard")
+            self._board = SummaryWriter(folder)
+        for key, value in record.items():
+            if isinstance(value, float):
+                self._board.add_scalar(key, value, record["epoch"])
+
+
+def read_history(run_dir: str) -> list[dict[str, Any]]:
+    """Records of ``metrics.jsonl``; empty where there is none."""
+    uri = storage.join(run_dir, METRICS)
+    if not storage.exists(uri):
+        return []
+    return [json.loads(line) for line in storage.read_bytes(uri).splitlines()]

@@ -1,0 +1,275 @@
+"""Shards: preprocessed uint8 images in Parquet, written once and read by every later stage."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fetal_core import images, storage
+from fetal_core.config import digest
+from fetal_core.errors import DataError, ImageError, Problem, StaleInputError, StorageError
+from fetal_core.images import ImageLimits
+from fetal_core.manifest import Manifest
+from fetal_core.preprocess import PreprocessConfig, preprocess
+from fetal_core.statistics import moments
+
+FORMAT = 1
+INDEX = "index.json"
+_TARGET_BYTES = 16 << 20
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("patient", pa.string()),
+        ("label", pa.int32()),
+        ("image", pa.binary()),
+        ("pixel_sum", pa.int64()),
+        ("pixel_sum_squares", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard file to write: its place and the rows that belong in it.
+
+    Attributes:
+        rows: dictionaries with ``image_id, path, frame, sha256, patient, label``.
+    """
+
+    part: str
+    index: int
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def file(self) -> str:
+        """Path below the shard folder."""
+        return f"{self.part}/{self.index:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One finished shard file."""
+
+    file: str
+    rows: int
+    bytes: int
+    pixel_sum: int
+    pixel_sum_squares: int
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """What lies in a shard folder; written last, so its presence means that all files are whole.
+
+    Attributes:
+        fingerprint: hash of (manifest, parts, preprocessing, format).
+        parts: files of each part, in order.
+        class_counts: rows of each class in each part.
+        mean: mean of the training part's pixels, in [0, 1].
+        std: standard deviation of the same.
+    """
+
+    fingerprint: str
+    manifest_hash: str
+    split_hash: str
+    classes: tuple[str, ...]
+    preprocess: PreprocessConfig
+    parts: dict[str, tuple[ShardFile, ...]]
+    class_counts: dict[str, tuple[int, ...]]
+    mean: float
+    std: float
+
+    def rows(self, part: str) -> int:
+        """Number of images in a part; 0 for one that does not exist."""
+        return sum(file.rows for file in self.parts.get(part, ()))
+
+    def save(self, uri: str) -> None:
+        """Write ``index.json`` into the shard folder."""
+        values = asdict(self) | {"preprocess": self.preprocess.model_dump()}
+        storage.write_json(storage.join(uri, INDEX), values)
+
+    @classmethod
+    def load(cls, uri: str) -> ShardIndex:
+        """Read ``index.json`` of a shard folder.
+
+        Raises:
+            StorageError: there is none, or it is of another format.
+        """
+        path = storage.join(uri, INDEX)
+        if not storage.exists(path):
+            raise StorageError(f"{uri}: no finished shards here. Run `fetal prepare` first.")
+        values = storage.read_json(path)
+        try:
+            values["preprocess"] = PreprocessConfig(**values["preprocess"])
+            values["parts"] = {
+                part: tuple(ShardFile(**file) for file in files)
+                for part, files in values["parts"].items()
+            }
+            values["class_counts"] = {k: tuple(v) for k, v in values["class_counts"].items()}
+            values["classes"] = tuple(values["classes"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"{path}: not a shard index: {error!r}. Prepare again.") from None
+
+
+def fingerprint(manifest: Manifest, split_hash: str, config: PreprocessConfig) -> str:
+    """Hash of everything that determines the shards' content."""
+    return digest([FORMAT, manifest.hash, split_hash, config.model_dump()])
+
+
+def plan(
+    manifest: Manifest, parts: Mapping[str, Sequence[str]], config: PreprocessConfig
+) -> list[ShardTask]:
+    """Cut every part into shard files of about 16 MiB of pixels, in manifest order."""
+    columns = ["image_id", "path", "frame", "sha256", "patient", "label"]
+    by_id = {row["image_id"]: row for row in manifest.table.select(columns).to_pylist()}
+    rows_a_file = max(16, _TARGET_BYTES // config.size_px**2)
+    tasks = []
+    for part, ids in parts.items():
+        files = math.ceil(len(ids) / rows_a_file)
+        for index, chunk in enumerate(np.array_split(np.array(ids, object), max(files, 1))):
+            if len(chunk):
+                tasks.append(ShardTask(part, index, tuple(by_id[i] for i in chunk)))
+    return tasks
+
+
+def write_shard(
+    task: ShardTask, root: str, out: str, config: PreprocessConfig, limits: ImageLimits
+) -> ShardFile:
+    """Read, decode, resize and write one shard file.
+
+    Raises:
+        DataError: images that are unreadable or have changed since the audit, all of them; the
+            file is then not written.
+    """
+    records, problems = [], []
+    for row in task.rows:
+        try:
+            records.append(_record(row, root, config, limits))
+        except (ImageError, StorageError, StaleInputError) as error:
+            problems.append(_problem(row, error))
+    if problems:
+        raise DataError(f"{len(problems)} images cannot be prepared:", problems)
+    table = pa.Table.from_pylist(records, SCHEMA)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="lz4", use_dictionary=False, write_statistics=False)
+    data = sink.getvalue().to_pybytes()
+    storage.write_bytes(storage.join(out, task.file), data)
+    return _shard_file(task.file, table, len(data))
+
+
+def finished(task: ShardTask, out: str) -> ShardFile | None:
+    """The shard file of ``task`` if an earlier run has completed it, else None."""
+    uri = storage.join(out, task.file)
+    if not storage.exists(uri):
+        return None
+    data = storage.read_bytes(uri)
+    try:
+        columns = ["image_id", "pixel_sum", "pixel_sum_squares"]
+        table = pq.read_table(pa.BufferReader(data), columns=columns)
+    except (pa.ArrowInvalid, OSError):
+        return None
+    if table["image_id"].to_pylist() != [row["image_id"] for row in task.rows]:
+        return None
+    return _shard_file(task.file, table, len(data))
+
+
+def build_index(
+    manifest: Manifest,
+    split_hash: str,
+    config: PreprocessConfig,
+    tasks: Iterable[ShardTask],
+    files: Mapping[str, ShardFile],
+) -> ShardIndex:
+    """Assemble the index; mean and standard deviation come from the training part alone.
+
+    Without a part named ``train`` (cross-validation) they come from all parts.
+    """
+    parts: dict[str, list[ShardFile]] = {}
+    counts: dict[str, NDArray[np.int64]] = {}
+    for task in tasks:
+        parts.setdefault(task.part, []).append(files[task.file])
+        labels = [row["label"] for row in task.rows]
+        found = np.bincount(labels, minlength=len(manifest.classes))
+        counts[task.part] = counts.get(task.part, np.zeros_like(found)) + found
+    measured = parts.get("train") or [file for group in parts.values() for file in group]
+    mean, std = mean_and_std(measured, config)
+    return ShardIndex(
+        fingerprint=fingerprint(manifest, split_hash, config),
+        manifest_hash=manifest.hash,
+        split_hash=split_hash,
+        classes=manifest.classes,
+        preprocess=config,
+        parts={part: tuple(group) for part, group in parts.items()},
+        class_counts={part: tuple(int(n) for n in group) for part, group in counts.items()},
+        mean=mean,
+        std=std,
+    )
+
+
+def mean_and_std(files: Sequence[ShardFile], config: PreprocessConfig) -> tuple[float, float]:
+    """Mean and standard deviation in [0, 1] of all pixels of some shard files."""
+    pixels = sum(file.rows for file in files) * config.size_px**2
+    return moments(
+        pixels,
+        sum(file.pixel_sum for file in files),
+        sum(file.pixel_sum_squares for file in files),
+    )
+
+
+def read_part(uri: str, index: ShardIndex, part: str) -> list[pa.Table]:
+    """All tables of one part, memory-mapped where the storage allows it.
+
+    Raises:
+        StorageError: a file is missing, damaged or has another number of rows than indexed.
+    """
+    tables = []
+    for file in index.parts.get(part, ()):
+        fs, path = storage.filesystem(storage.join(uri, file.file))
+        try:
+            table = pq.read_table(path, filesystem=fs)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StorageError(f"{uri}/{file.file}: {error}. Prepare again.") from None
+        if table.num_rows != file.rows:
+            raise StorageError(f"{uri}/{file.file}: {table.num_rows} rows, expected {file.rows}.")
+        tables.append(table)
+    return tables
+
+
+def _record(
+    row: Mapping[str, Any], root: str, config: PreprocessConfig, limits: ImageLimits
+) -> dict[str, Any]:
+    data = storage.read_bytes(storage.join(root, row["path"]))
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        raise StaleInputError("the file has changed since the audit")
+    pixels = preprocess(images.decode(data, limits, row["frame"]), config)
+    wide = pixels.astype(np.int64)
+    return {
+        "image_id": row["image_id"],
+        "patient": row["patient"],
+        "label": row["label"],
+        "image": pixels.tobytes(),
+        "pixel_sum": int(wide.sum()),
+        "pixel_sum_squares": int(np.square(wide).sum()),
+    }
+
+
+def _shard_file(file: str, table: pa.Table, size_bytes: int) -> ShardFile:
+    sums = {key: sum(table[key].to_pylist()) for key in ("pixel_sum", "pixel_sum_squares")}
+    return ShardFile(file=file, rows=table.num_rows, bytes=size_bytes, **sums)
+
+
+def _problem(row: Mapping[str, Any], error: ImageError | StorageError | StaleInputError) -> Problem:
+    if isinstance(error, ImageError):
+        return Problem(error.kind, row["path"], error.reason, error.remedy)
+    kind = "changed-image" if isinstance(error, StaleInputError) else "missing-image"
+    return Problem(kind, row["path"], str(error), "Run `fetal audit` again.")

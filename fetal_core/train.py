@@ -1,0 +1,214 @@
+"""Training: epochs of optimizer steps, validation, checkpoints and early stopping."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from torch import nn
+
+from fetal_core.batches import BatchPlan
+from fetal_core.checkpoint import (
+    Progress,
+    load_trainer,
+    load_weights,
+    save_trainer,
+    save_weights,
+)
+from fetal_core.ema import Ema
+from fetal_core.errors import ConfigError
+from fetal_core.fit_config import FitConfig
+from fetal_core.losses import make_loss
+from fetal_core.model import build
+from fetal_core.optim import make_optimizer, make_schedule
+from fetal_core.probe import extract, train_head
+from fetal_core.run_context import RunContext
+from fetal_core.steps import StepEngine
+from fetal_core.training_data import TrainingData
+
+logger = logging.getLogger(__name__)
+
+
+def fit(config: FitConfig, data: TrainingData, context: RunContext) -> Progress:
+    """Train a classifier; weights and state reach the caller as checkpoints of ``context``.
+
+    A run that finds a checkpoint continues it. Randomness is a function of (seed, epoch, step,
+    row), so a resumed run gives the numbers of an uninterrupted one.
+
+    Raises:
+        ConfigError: the data cannot be trained on as configured.
+        ModelError: the pretrained weights do not fit.
+        NonFiniteLossError: the loss became NaN or infinite.
+    """
+    _check(config, data, context)
+    model = build(
+        config.model, len(data.classes), data.mean, data.std, config.train.seed, data.train.size_px
+    ).to(context.device)
+    loss = make_loss(config.loss, data.train.class_counts(len(data.classes)), data.classes).to(
+        context.device
+    )
+    engine = StepEngine(model, loss, context, config.train.precision)
+    with context.checkpoint() as folder:
+        if config.train.mode == "probe":
+            return _probe(config, data, engine)
+        run = _FineTuning(config, data, engine)
+        if folder is not None:
+            run.restore(folder)
+        elif config.train.mode == "probe_then_finetune":
+            _train_head(config, data, engine, config.train.probe_epochs)
+    context.emit({"kind": "start", **run.describe()})
+    while not run.finished:
+        run.epoch()
+    return run.progress
+
+
+def _train_head(
+    config: FitConfig, data: TrainingData, engine: StepEngine, epochs: int
+) -> list[dict[str, float]]:
+    started = time.monotonic()
+    train, val = extract(engine, data.train), extract(engine, data.val)
+    features_s = time.monotonic() - started
+    history = train_head(config, train, val, engine.model.head, epochs)
+    engine.context.emit({"kind": "probe", "features_s": features_s, "history": history})
+    return history
+
+
+def _probe(config: FitConfig, data: TrainingData, engine: StepEngine) -> Progress:
+    """Train the head alone; the best epoch's model is the run's one checkpoint."""
+    history = _train_head(config, data, engine, config.train.epochs)
+    best = max((record for record in history if record["is_best"]), key=lambda r: r["epoch"])
+    select = config.train.select_by
+    score = -best[select] if select == "val_loss" else best[select]
+    progress = Progress(len(history), score, int(best["epoch"]), history)
+
+    def save(folder: Path) -> None:
+        save_weights(folder, engine.model.state_dict())
+        save_trainer(folder, {"progress": vars(progress)})
+
+    engine.context.report(best, save)
+    return progress
+
+
+def _check(config: FitConfig, data: TrainingData, context: RunContext) -> None:
+    if not len(data.train) or not len(data.val):
+        raise ConfigError("the training or the validation part has no rows. Change `split`.")
+    smallest = 2 * context.world_size if context.world_size > 1 else 1
+    if min(config.train.batch_size, len(data.train)) < smallest:
+        raise ConfigError(
+            f"train.batch_size = {config.train.batch_size} with {len(data.train)} training images "
+            f"is too little for {context.world_size} workers: every worker needs two images a "
+            "step. Use fewer workers or a larger batch."
+        )
+
+
+class _FineTuning:
+    """State of a run that trains all weights."""
+
+    def __init__(self, config: FitConfig, data: TrainingData, engine: StepEngine) -> None:
+        train = config.train
+        self.config, self.data, self.engine = config, data, engine
+        self.model, self.context = engine.model, engine.context
+        self.progress = Progress()
+        self.plan = BatchPlan(
+            len(data.train),
+            train.batch_size,
+            train.micro_batch,
+            self.context.world_size,
+            train.seed,
+        )
+        self.optimizer = make_optimizer(self.model, config.optim)
+        self.schedule = make_schedule(
+            self.optimizer, config.schedule, train.epochs, self.plan.steps
+        )
+        self.ema = Ema(self.model, train.ema_decay) if train.ema_decay else None
+
+    @property
+    def finished(self) -> bool:
+        train, progress = self.config.train, self.progress
+        stale = progress.epochs_done - progress.best_epoch
+        stopped = 0 < train.early_stop_epochs <= stale
+        return progress.epochs_done >= train.epochs or stopped
+
+    def describe(self) -> dict[str, object]:
+        """What the run will do, for its log."""
+        return {
+            "epochs": self.config.train.epochs,
+            "epochs_done": self.progress.epochs_done,
+            "steps": self.plan.steps,
+            "history": self.progress.history,
+            "precision": self.engine.precision,
+        }
+
+    def epoch(self) -> None:
+        """Train one epoch, validate, checkpoint."""
+        epoch, started = self.progress.epochs_done, time.monotonic()
+        trained = self.engine.train_epoch(
+            self.config, self.data.train, self.plan, epoch, self.optimizer, self.schedule, self.ema
+        )
+        train_s = time.monotonic() - started
+        self._average_buffers()
+        if self.ema is None:
+            validated = self.engine.evaluate(self.data.val)
+        else:
+            with self.ema.applied_to(self.model):
+                validated = self.engine.evaluate(self.data.val)
+        record: dict[str, float] = {"epoch": epoch + 1, "lr": self.schedule.lr}
+        self.schedule.step_epoch(validated.loss)
+        record |= {f"train_{key}": value for key, value in trained.as_dict().items()}
+        record |= {f"val_{key}": value for key, value in validated.as_dict().items()}
+        record |= {"train_s": train_s, "epoch_s": time.monotonic() - started}
+        record["images_per_s"] = len(self.data.train) / train_s
+        self._advance(record)
+
+    def _advance(self, record: dict[str, float]) -> None:
+        select = self.config.train.select_by
+        score = -record[select] if select == "val_loss" else record[select]
+        progress = self.progress
+        progress.epochs_done += 1
+        record["is_best"] = float(score > progress.best_score)
+        if record["is_best"]:
+            progress.best_score, progress.best_epoch = score, progress.epochs_done
+        progress.history.append(record)
+        self.context.emit({"kind": "epoch", **record})
+        self.context.report(record, self.save)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint."""
+        state: dict[str, object] = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.engine.scaler.state_dict(),
+            "progress": vars(self.progress),
+        }
+        if self.ema is None:
+            save_weights(folder, self.model.state_dict())
+        else:
+            state |= {"model": self.model.state_dict(), "ema": self.ema.state_dict()}
+            with self.ema.applied_to(self.model):
+                save_weights(folder, self.model.state_dict())
+        save_trainer(folder, state)
+
+    def restore(self, folder: Path) -> None:
+        """Continue from a checkpoint."""
+        state = load_trainer(folder)
+        if self.ema is None:
+            load_weights(folder, self.model)
+        else:
+            self.model.load_state_dict(state["model"])
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.engine.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        logger.info("resumed after epoch %d", self.progress.epochs_done)
+
+    def _average_buffers(self) -> None:
+        """Give all ranks the mean of their batch-norm statistics."""
+        if self.context.world_size == 1:
+            return
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for buffer in (module.running_mean, module.running_var):
+                    if buffer is not None:
+                        buffer.copy_(self.context.all_sum(buffer) / self.context.world_size)
