@@ -1,0 +1,58 @@
+# Works where Python 3.11 or newer and make are: all else is installed by pip into $(VENV),
+# at the versions in constraints.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --constraint constraints.txt --editable
+SOURCES = pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-heavy check clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/runtime.done ## install, then the whole way on synthetic images, into demo/
+	$(BIN)/fetal demo
+
+test: $(VENV)/test.done ## install, then all tests but the heavy ones (ARGS="-k split" selects)
+	$(BIN)/python -m pytest -m "not heavy" $(ARGS)
+
+test-heavy: $(VENV)/test.done ## install, then the tests that only continuous integration runs
+	$(BIN)/python -m pytest -m heavy $(ARGS)
+
+check: $(VENV)/dev.done ## install, then lint, formatting, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+clean: ## remove the environment and all caches; demo/ and runs/ stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+		.import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/runtime.done: $(SOURCES) | $(BIN)/pip
+	$(INSTALL) .
+	@touch $@
+
+$(VENV)/test.done: $(SOURCES) | $(BIN)/pip
+	$(INSTALL) ".[test]"
+	@touch $(VENV)/runtime.done $@
+
+$(VENV)/dev.done: $(SOURCES) | $(BIN)/pip
+	$(INSTALL) ".[dev]"
+	@touch $(VENV)/runtime.done $(VENV)/test.done $@
+
+$(BIN)/pip:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "error: no $(PYTHON) found. Install Python 3.11 or newer," \
+			"or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.11 or newer is needed." \
+			"Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "error: $(PYTHON) has no module venv or ensurepip. On Debian and Ubuntu:" \
+			"apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

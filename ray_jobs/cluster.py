@@ -1,0 +1,99 @@
+"""Connection to Ray, and how the machine's processors are shared out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.data
+
+from fetal_core.errors import FetalError
+from ray_jobs.cluster_config import ClusterConfig
+
+logger = logging.getLogger(__name__)
+
+# Ray counts logical CPUs. A local cluster gets two more than there are cores, so that Ray Data and
+# the drivers of trials always find one while a training worker computes.
+_SPARE_CPUS = 2
+
+
+class ResourceError(FetalError):
+    """The cluster cannot run what was asked for."""
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Ray for the duration of a block.
+
+    Joins the cluster of ``RAY_ADDRESS`` (set by ``ray job submit``), else starts one on this
+    machine. Inside another such block it does nothing.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _quiet()
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**options)
+    else:
+        cpus = cores() + _SPARE_CPUS
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+    _configure_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_gpu(config: ClusterConfig) -> bool:
+    """Whether training workers get a GPU each."""
+    enough = total("GPU") >= config.workers
+    if config.gpu == "always" and not enough:
+        raise ResourceError(
+            f"cluster.gpu = 'always' with {config.workers} workers, but the cluster has "
+            f"{total('GPU'):g} GPUs. Use fewer workers or gpu = 'auto'."
+        )
+    return config.gpu != "never" and enough
+
+
+def total(resource: str) -> float:
+    """How much of a resource the connected cluster has."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get(resource, 0.0)
+
+
+def check_capacity(config: ClusterConfig) -> None:
+    """Refuse a job that would wait for ever for its workers.
+
+    Raises:
+        ResourceError: the workers and one CPU for Ray Data do not fit.
+    """
+    wanted = config.workers * config.cpus_per_worker + 1
+    available = total("CPU")
+    if wanted > available:
+        raise ResourceError(
+            f"{config.workers} workers with {config.cpus_per_worker} CPUs each and one CPU for Ray "
+            f"Data need {wanted} logical CPUs, but the cluster has {available:g}. Use fewer "
+            "workers or a larger cluster."
+        )
+
+
+def _quiet() -> None:
+    """Keep Ray's notes about its plans and tokens off the terminal; its errors still show."""
+    for name in ("ray.data", "ray._private.authentication.authentication_token_setup"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _configure_data() -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True

@@ -1,0 +1,68 @@
+"""What all commands share: flags over TOML, errors without tracebacks, log handlers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from fetal_core import storage
+from fetal_core.errors import FetalError
+from ray_jobs.console import errors
+from ray_jobs.job import Job, load_job, load_saved
+from ray_jobs.workspace import RECIPE
+
+ArgsT = TypeVar("ArgsT")
+
+INTERRUPTED = 130
+
+
+def parse_args(kind: type[ArgsT], argv: Sequence[str], prog: str) -> ArgsT:
+    """Read flags into a dataclass.
+
+    A field ``job`` starts from the file of ``--config``; without that flag, from the settings saved
+    in the folder that the first argument names, if it has any. Flags override both.
+    """
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    if not any(field.name == "job" for field in fields):
+        return tyro.cli(kind, args=list(argv), prog=prog)
+    defaults: dict[str, Any] = {}
+    for field in fields:
+        if field.name == "job":
+            defaults["job"] = _base_job(argv)
+        elif field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+        else:
+            defaults[field.name] = tyro.MISSING
+    return tyro.cli(kind, default=kind(**defaults), args=list(argv), prog=prog)
+
+
+def entry(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a command; a user's error becomes a message and an exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return main(sys.argv[1:] if argv is None else argv) or 0
+    except FetalError as error:
+        errors.print("[bold red]error:[/] ", end="")
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        errors.print("interrupted; run the same command again to continue")
+        return INTERRUPTED
+
+
+def _base_job(argv: Sequence[str]) -> Job:
+    for position, word in enumerate(argv):
+        if word == "--config" and position + 1 < len(argv):
+            return load_job(argv[position + 1])
+        if word.startswith("--config="):
+            return load_job(word.removeprefix("--config="))
+    if argv and not argv[0].startswith("-"):
+        saved = storage.join(argv[0], RECIPE)
+        if storage.exists(saved):
+            return load_saved(saved)
+    return Job()

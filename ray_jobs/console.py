@@ -1,0 +1,122 @@
+"""What the commands show on a terminal; plain lines where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from fetal_core.errors import Problem
+from fetal_core.run_context import Event
+
+console = Console(soft_wrap=True, highlight=False)
+errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+_SHOWN_WARNINGS = 10
+
+
+def say(text: str) -> None:
+    """Print a line; square brackets mean nothing special."""
+    console.print(text, markup=False)
+
+
+def show_problems(problems: Sequence[Problem], limit: int | None = _SHOWN_WARNINGS) -> None:
+    """List findings, errors first."""
+    ordered = sorted(problems, key=lambda problem: problem.severity)
+    for problem in ordered[:limit]:
+        say(f"{problem.severity}: {problem}")
+    if limit is not None and len(ordered) > limit:
+        say(f"... and {len(ordered) - limit} more; `fetal audit` lists all")
+
+
+@contextmanager
+def progress_bar(title: str, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
+    """A bar that is called with (done, total)."""
+    with _progress() as bar:
+        task = bar.add_task(f"{title} ({unit})", total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update
+
+
+class TrainingView:
+    """A bar for the steps of the running epoch, and one line for each epoch that is done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._epochs = self._steps = 0
+
+    def __call__(self, event: Event) -> None:
+        """Show an event of a training run."""
+        handler: Callable[[Event], None] = getattr(self, f"_on_{event['kind']}")
+        handler(event)
+
+    def _on_starting(self, event: Event) -> None:
+        self._task = self._progress.add_task("starting workers", total=None)
+
+    def _on_start(self, event: Event) -> None:
+        self._epochs, self._steps = event["epochs"], event["steps"]
+        if event["epochs_done"]:
+            say(f"resuming after epoch {event['epochs_done']} of {self._epochs}")
+
+    def _on_step(self, event: Event) -> None:
+        if self._task is not None:
+            text = f"epoch {event['epoch']}/{self._epochs}, loss {event['loss']:.3f}"
+            self._progress.update(
+                self._task, description=text, completed=event["step"], total=self._steps
+            )
+
+    def _on_epoch(self, event: Event) -> None:
+        say(f"epoch {event['epoch']:>3}/{self._epochs}  {_figures(event)}")
+
+    def _on_probe(self, event: Event) -> None:
+        history: list[dict[str, Any]] = event["history"]
+        best = max((r for r in history if r["is_best"]), key=lambda r: r["epoch"])
+        say(f"features computed once in {event['features_s']:.1f} s")
+        say(f"linear head, epoch {best['epoch']} of {len(history)}  {_figures(best)}")
+
+
+@contextmanager
+def training_view() -> Iterator[TrainingView]:
+    """Shows a training run while the block lasts."""
+    with _progress() as progress:
+        yield TrainingView(progress)
+
+
+def _figures(record: Event) -> str:
+    best = "  best so far" if record["is_best"] else ""
+    speed = f"  {record['images_per_s']:.1f} images/s" if "images_per_s" in record else ""
+    return (
+        f"train loss {record['train_loss']:.3f} accuracy {record['train_accuracy']:6.1%}  "
+        f"val loss {record['val_loss']:.3f} accuracy {record['val_accuracy']:6.1%} "
+        f"macro-F1 {record['val_macro_f1']:.3f}  {record['epoch_s']:.1f} s{speed}{best}"
+    )
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,280 @@
+"""``fetal evaluate``: calibrate a run's model, measure it on the untouched test part, report."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ray.data
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from fetal_core import storage
+from fetal_core.bundle import Bundle, BundleInfo, read_info, write_info
+from fetal_core.calibrate import Temperature, Threshold, choose_threshold, fit_temperature
+from fetal_core.errors import DataError, Problem, StaleInputError
+from fetal_core.evaluate import Evaluation, evaluate
+from fetal_core.manifest import Manifest
+from fetal_core.metrics import Predictions
+from fetal_core.model import trainable_parameters
+from fetal_core.predict import Predictor
+from fetal_core.recipe import Recipe
+from fetal_core.report import write_report
+from fetal_core.report_parts import DataSummary, ReportContext
+from fetal_core.rows import RowStore
+from fetal_core.runlog import read_history
+from fetal_core.shards import ShardIndex, read_part
+from fetal_core.split import Split
+from ray_jobs.cluster import connected, cores, use_gpu
+from ray_jobs.cluster_config import ClusterConfig
+from ray_jobs.command import entry, parse_args
+from ray_jobs.console import say
+from ray_jobs.workspace import Prepared, Run
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class EvaluateOutcome:
+    """What an evaluation found and where it wrote it."""
+
+    run: Run
+    evaluation: Evaluation
+    temperature: Temperature
+    threshold: Threshold
+
+
+class LogitsActor:
+    """Ray Data actor: adds the scores of a bundle to batches of shard rows."""
+
+    def __init__(self, bundle_uri: str, gpu: bool, threads: int) -> None:
+        """Load the model once."""
+        torch.set_num_threads(threads)
+        self._predictor = Predictor(Bundle.load(bundle_uri, "cuda" if gpu else "cpu"))
+        self._size_px = self._predictor.info.preprocess.size_px
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, Any]:
+        """Scores of one batch."""
+        pixels = [np.frombuffer(image, np.uint8) for image in batch["image"]]
+        images_NHW = np.stack(pixels).reshape(-1, self._size_px, self._size_px)
+        return {
+            "image_id": batch["image_id"],
+            "patient": batch["patient"],
+            "label": batch["label"],
+            "logits": self._predictor.logits(images_NHW),
+        }
+
+
+def evaluate_run(run_uri: str, cluster: ClusterConfig) -> EvaluateOutcome:
+    """Calibrate on the calibration part, measure on the test part, write metrics and report.
+
+    Raises:
+        StorageError: not a finished run, or its cohort is gone.
+        StaleInputError: the cohort is not the one the model was trained on.
+        DataError: the test part is empty.
+    """
+    run = Run(storage.absolute(run_uri))
+    prepared, recipe = run.inputs()
+    manifest, split, index = prepared.load()
+    info = read_info(run.bundle_uri)
+    if info.hashes["shards"] != index.fingerprint:
+        raise StaleInputError(
+            f"{run.uri}: its model was trained on other shards than {prepared.uri} holds now. "
+            "Train again, or restore the cohort."
+        )
+    with connected():
+        parts = predict_parts(run.bundle_uri, prepared, index, ("calib", "test"), cluster)
+    calib, test = parts["calib"], parts["test"]
+    temperature = fit_temperature(calib.logits_NK, calib.labels_N)
+    threshold = choose_threshold(
+        calib.probabilities_NK(temperature.value), calib.labels_N, recipe.calibrate
+    )
+    found = evaluate(test, temperature.value, threshold.value, recipe.evaluate)
+    outcome = EvaluateOutcome(run, found, temperature, threshold)
+    _write(outcome, prepared, manifest, split, index, info, recipe)
+    return outcome
+
+
+def predict_parts(
+    bundle_uri: str,
+    prepared: Prepared,
+    index: ShardIndex,
+    parts: Iterable[str],
+    cluster: ClusterConfig,
+) -> dict[str, Predictions]:
+    """Scores of every row of some parts, computed by Ray Data actors."""
+    gpu = use_gpu(cluster)
+    threads = cluster.threads_per_worker or max(1, cores() // cluster.workers)
+    wanted = {part: index.parts.get(part, ()) for part in parts}
+    files = [storage.join(prepared.shards_uri, f.file) for group in wanted.values() for f in group]
+    if not files:
+        raise DataError("nothing to evaluate:", [_empty("calib and test")])
+    dataset = ray.data.read_parquet(files, include_paths=True).map_batches(
+        _PartActor,
+        fn_constructor_args=(bundle_uri, gpu, threads),
+        batch_size=_BATCH,
+        compute=ray.data.ActorPoolStrategy(size=cluster.workers),
+        num_cpus=cluster.cpus_per_worker,
+        num_gpus=1 if gpu else 0,
+    )
+    rows = dataset.take_all()
+    return {part: _collect(part, rows, index) for part in wanted}
+
+
+class _PartActor(LogitsActor):
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, Any]:
+        parts = [storage.name(path.rsplit("/", 1)[0]) for path in batch["path"]]
+        return super().__call__(batch) | {"part": np.array(parts, object)}
+
+
+def _collect(part: str, rows: list[dict[str, Any]], index: ShardIndex) -> Predictions:
+    mine = sorted((r for r in rows if r["part"] == part), key=lambda row: row["image_id"])
+    if len(mine) != index.rows(part):
+        raise RuntimeError(f"{len(mine)} rows of {part} came back, {index.rows(part)} went in")
+    classes = index.classes
+    logits = [row["logits"] for row in mine]
+    return Predictions(
+        image_ids=tuple(row["image_id"] for row in mine),
+        patients=tuple(row["patient"] for row in mine),
+        labels_N=np.array([row["label"] for row in mine], np.int64),
+        logits_NK=np.stack(logits) if mine else np.zeros((0, len(classes)), np.float32),
+        classes=classes,
+    )
+
+
+def _write(
+    outcome: EvaluateOutcome,
+    prepared: Prepared,
+    manifest: Manifest,
+    split: Split,
+    index: ShardIndex,
+    info: BundleInfo,
+    recipe: Recipe,
+) -> None:
+    run, found = outcome.run, outcome.evaluation
+    metrics = found.to_json() | {
+        "calibration_part": {**vars(outcome.temperature), "threshold": vars(outcome.threshold)},
+        "hashes": info.hashes,
+    }
+    storage.write_json(run.metrics_uri, metrics)
+    write_info(run.bundle_uri, _calibrated(info, outcome, metrics))
+    context = ReportContext(
+        title=f"Fetal planes: {run.name}",
+        data=summarise(manifest, split, index),
+        model=_facts(run, info),
+        config=recipe.model_dump(mode="json"),
+        history=read_history(run.uri),
+        problems=[str(Problem(**p)) for p in storage.read_json(prepared.audit_uri)],
+        versions=info.versions,
+    )
+    thumbnails = _thumbnails(prepared, index, [m.image_id for m in found.mistakes])
+    page = write_report(found, context, thumbnails)
+    storage.write_bytes(run.report_uri, page.encode())
+
+
+def _calibrated(
+    info: BundleInfo, outcome: EvaluateOutcome, metrics: Mapping[str, Any]
+) -> BundleInfo:
+    keys = ("accuracy", "balanced_accuracy", "macro_f1", "auroc_macro", "intervals", "images")
+    test = {key: metrics[key] for key in keys if key in metrics}
+    return info.model_copy(
+        update={
+            "temperature": outcome.temperature.value,
+            "threshold": outcome.threshold.value,
+            "metrics": info.metrics | {"test": test},
+        }
+    )
+
+
+def _facts(run: Run, info: BundleInfo) -> dict[str, object]:
+    validation = info.metrics.get("validation", {})
+    parameters = trainable_parameters(Bundle.load(run.bundle_uri).model)
+    return {
+        "architecture": info.architecture,
+        "parameters": f"{parameters:,}",
+        "best epoch": int(validation.get("epoch", 0)),
+        "input": f"{info.preprocess.size_px} px, {info.preprocess.fit}",
+        "git commit": info.git_commit or "unknown",
+        "trained": info.created,
+    }
+
+
+def summarise(manifest: Manifest, split: Split, index: ShardIndex) -> DataSummary:
+    """Images and patients of every part."""
+    patient_of = dict(zip(manifest.ids, manifest.patients, strict=True))
+    known = {p: {patient_of[i] for i in ids} - {None} for p, ids in split.parts.items()}
+    return DataSummary(
+        manifest_sha256=manifest.hash,
+        split_sha256=split.hash,
+        images={
+            part: dict(zip(index.classes, counts, strict=True))
+            for part, counts in index.class_counts.items()
+        },
+        patients={part: len(group) for part, group in known.items() if group},
+    )
+
+
+def _thumbnails(
+    prepared: Prepared, index: ShardIndex, image_ids: list[str]
+) -> dict[str, NDArray[np.uint8]]:
+    if not image_ids:
+        return {}
+    size = index.preprocess.size_px
+    store = RowStore(read_part(prepared.shards_uri, index, "test"), size)
+    row_of = {image_id: row for row, image_id in enumerate(store.image_ids)}
+    pixels = store.images([row_of[image_id] for image_id in image_ids]).squeeze(1).numpy()
+    return dict(zip(image_ids, pixels, strict=True))
+
+
+def _empty(part: str) -> Problem:
+    return Problem("empty-part", part, "has no images", "Change `split` and prepare again.")
+
+
+@dataclass
+class EvaluateArgs:
+    """Calibrate a run's model, measure it on the untouched test part and write the report."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of the run, as `fetal train` printed it."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line of this stage."""
+    args = parse_args(EvaluateArgs, argv, "fetal evaluate")
+    show(evaluate_run(args.run, args.cluster))
+
+
+def show(outcome: EvaluateOutcome) -> None:
+    """Print the headline figures and where the report is."""
+    found, figures = outcome.evaluation, outcome.evaluation.summary
+    patients = f" of {found.patients:,} patients" if found.patients else ""
+    say(f"test part: {found.images:,} images{patients}, 95 % intervals by {found.bootstrap.unit}")
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "auroc_macro"):
+        value, interval = getattr(figures, name), found.bootstrap.intervals.get(name)
+        shown = "undefined" if value is None else f"{value:.3f}"
+        low_high = f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+        say(f"  {name.replace('_', ' '):<18} {shown}{low_high}")
+    before, after = found.before.ece, figures.ece
+    say(f"  calibration error  {before:.3f} before, {after:.3f} after temperature scaling")
+    selective, threshold = found.selective, outcome.threshold
+    if threshold.value is None:
+        say(f"  every answer goes to review: {threshold.reason}")
+    else:
+        say(
+            f"  accepted without review: {selective.coverage:.1%} of the images"
+            + ("" if selective.error is None else f", {selective.error:.1%} of them wrong")
+        )
+    say(f"metrics: {outcome.run.metrics_uri}")
+    say(f"report:  {outcome.run.report_uri}")
+
+
+if __name__ == "__main__":
+    sys.exit(entry(main))

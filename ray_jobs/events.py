@@ -1,0 +1,56 @@
+"""Progress events on their way from training workers to the driver."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from fetal_core.run_context import Event
+
+_POLL_S = 0.25
+
+
+class Mailbox:
+    """An actor that keeps events until the driver fetches them."""
+
+    def __init__(self) -> None:
+        """An empty mailbox."""
+        self._events: list[Event] = []
+
+    def put(self, event: Event) -> None:
+        """Add an event."""
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        """All events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+
+@contextmanager
+def listening(on_event: Callable[[Event], None]) -> Iterator[Any]:
+    """A mailbox actor whose events reach ``on_event``, in a thread of the driver, in order."""
+    mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
+    stop = threading.Event()
+
+    def drain() -> None:
+        for event in ray.get(mailbox.take.remote()):
+            on_event(event)
+
+    def loop() -> None:
+        while not stop.wait(_POLL_S):
+            drain()
+
+    thread = threading.Thread(target=loop, name="events", daemon=True)
+    thread.start()
+    try:
+        yield mailbox
+    finally:
+        stop.set()
+        thread.join()
+        drain()
+        ray.kill(mailbox)

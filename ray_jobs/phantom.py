@@ -1,0 +1,44 @@
+"""``fetal phantom``: a synthetic ultrasound cohort in the public database's format."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fetal_core.phantom import PhantomConfig, write_cohort
+from ray_jobs.command import entry, parse_args
+from ray_jobs.console import progress_bar, say
+
+
+@dataclass
+class PhantomArgs:
+    """Write a synthetic cohort: no patient's data, no download, the same bytes for a seed."""
+
+    out: tyro.conf.Positional[Path]
+    """Folder to write `images/` and `labels.csv` to."""
+    cohort: Annotated[PhantomConfig, tyro.conf.arg(name="")]
+    workers: int | None = None
+    """Processes; all cores by default."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line of this stage."""
+    args = parse_args(PhantomArgs, argv, "fetal phantom")
+    phantom_shown(args.cohort, args.out, args.workers)
+
+
+def phantom_shown(cohort: PhantomConfig, out: Path, workers: int | None = None) -> None:
+    """Write a cohort with a progress bar."""
+    with progress_bar("phantom") as progress:
+        written = write_cohort(cohort, out, workers, progress)
+    reused = f" ({written.skipped:,} were there already)" if written.skipped else ""
+    say(f"{written.images:,} images of {written.patients:,} patients in {out}{reused}")
+
+
+if __name__ == "__main__":
+    sys.exit(entry(main))

@@ -1,0 +1,95 @@
+"""``fetal predict``: planes of image files, as a table or as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+
+import tyro
+from rich.table import Table
+
+from fetal_core import storage
+from fetal_core.bundle import Bundle
+from fetal_core.errors import DataError, FetalError, ImageError, Problem
+from fetal_core.images import SUFFIXES
+from fetal_core.predict import Prediction, Predictor
+from ray_jobs.command import entry, parse_args
+from ray_jobs.console import console
+
+
+@dataclass
+class PredictArgs:
+    """Name the plane of image files: PNG, JPEG, TIFF, BMP or DICOM, every frame of each."""
+
+    bundle: tyro.conf.Positional[str]
+    """Model bundle, as `fetal train` wrote it."""
+    files: tyro.conf.Positional[tuple[str, ...]]
+    """Images, or folders of images."""
+    json: bool = False
+    """One JSON object a frame instead of a table."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line of this stage."""
+    args = parse_args(PredictArgs, argv, "fetal predict")
+    found, problems = predict_files(args.bundle, args.files)
+    if args.json:
+        for file, prediction in found:
+            console.file.write(json.dumps({"file": file, **asdict(prediction)}) + "\n")
+    elif found:
+        show(found)
+    if problems:
+        raise DataError(f"{len(problems)} files have no prediction:", problems)
+
+
+def predict_files(
+    bundle_uri: str, files: Iterable[str]
+) -> tuple[list[tuple[str, Prediction]], list[Problem]]:
+    """Predictions of all readable files, and a finding for each of the others.
+
+    Raises:
+        ModelError: the bundle cannot be used.
+    """
+    predictor = Predictor(Bundle.load(bundle_uri))
+    found, problems = [], []
+    for file in _expand(files):
+        try:
+            answers = predictor.predict_bytes(storage.read_bytes(file))
+            found += [(file, prediction) for prediction in answers]
+        except ImageError as error:
+            problems.append(Problem(error.kind, file, error.reason, error.remedy))
+        except FetalError as error:
+            problems.append(Problem("unreadable-file", file, str(error), "Check the path"))
+    return found, problems
+
+
+def show(found: Sequence[tuple[str, Prediction]]) -> None:
+    """Print predictions as a table."""
+    table = Table("file", "frame", "plane", "confidence", "decision", box=None)
+    for file, prediction in found:
+        table.add_row(
+            storage.name(file),
+            str(prediction.frame),
+            prediction.plane,
+            f"{prediction.confidence:.1%}",
+            prediction.decision,
+        )
+    console.print(table)
+    console.print("Research use only.", style="dim")
+
+
+def _expand(files: Iterable[str]) -> Iterable[str]:
+    for file in files:
+        if storage.exists(file) and storage.is_dir(file):
+            yield from (
+                f for f in storage.list_files(file) if PurePosixPath(f.lower()).suffix in SUFFIXES
+            )
+        else:
+            yield file
+
+
+if __name__ == "__main__":
+    sys.exit(entry(main))

@@ -1,0 +1,241 @@
+"""``fetal prepare``: audit, split, and uint8 shards written by Ray Data."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import ray
+import ray.data
+import tyro
+
+from fetal_core import storage
+from fetal_core.audit import audit
+from fetal_core.errors import DataError, FetalError, Problem, StaleInputError
+from fetal_core.images import ImageLimits
+from fetal_core.manifest import Manifest
+from fetal_core.preprocess import PreprocessConfig
+from fetal_core.recipe import Recipe
+from fetal_core.shards import (
+    ShardFile,
+    ShardIndex,
+    ShardTask,
+    build_index,
+    fingerprint,
+    finished,
+    plan,
+    write_shard,
+)
+from fetal_core.split import Split, check_split, make_split
+from ray_jobs.cluster import connected
+from ray_jobs.command import entry, parse_args
+from ray_jobs.console import progress_bar, say, show_problems
+from ray_jobs.job import Job
+from ray_jobs.workspace import Prepared
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PrepareOutcome:
+    """What a preparation did.
+
+    Attributes:
+        written: images decoded now; the others were there from an interrupted run.
+        wall_s: time of reading, decoding and writing.
+    """
+
+    prepared: Prepared
+    index: ShardIndex
+    split: Split
+    problems: tuple[Problem, ...]
+    written: int
+    wall_s: float
+
+
+def prepare(
+    data: str,
+    out: str,
+    recipe: Recipe,
+    force: bool = False,
+    on_audit: Progress | None = None,
+    on_shards: Progress | None = None,
+) -> PrepareOutcome:
+    """Check a cohort, split it by patient and write its shards; continues an interrupted run.
+
+    Raises:
+        DataError: problems of the cohort or images that cannot be read; all of them.
+        StaleInputError: ``out`` holds another cohort or other settings, and not ``force``.
+    """
+    prepared = Prepared(storage.absolute(out))
+    by_patient = recipe.split.by_patient
+    found = audit(
+        data, recipe.labels, recipe.limits, progress=on_audit, allow_no_patients=not by_patient
+    )
+    manifest = found.raise_on_error()
+    split = make_split(manifest, recipe.split)
+    check_split(split, manifest)
+    begin(prepared, manifest, split, recipe.preprocess, force)
+    problems = [*found.problems, *unlearnable(manifest, split)]
+    storage.write_json(prepared.audit_uri, [asdict(problem) for problem in problems])
+    storage.write_json(prepared.recipe_uri, recipe.model_dump(mode="json"))
+    started = time.monotonic()
+    index, written = write_shards(
+        manifest, split.parts, split.hash, prepared.shards_uri, recipe, on_shards
+    )
+    wall_s = time.monotonic() - started
+    return PrepareOutcome(prepared, index, split, tuple(problems), written, wall_s)
+
+
+def unlearnable(manifest: Manifest, split: Split) -> list[Problem]:
+    """Warnings for classes that the training part lacks."""
+    label_of = dict(zip(manifest.ids, manifest.labels.tolist(), strict=True))
+    present = {label_of[image_id] for image_id in split.parts["train"]}
+    remedy = "Images of it will all be mistaken: gather more, or leave the class out"
+    return [
+        Problem("class-not-trained", name, "no image of it is in training", remedy, None, "warning")
+        for label, name in enumerate(manifest.classes)
+        if label not in present
+    ]
+
+
+def begin(
+    prepared: Prepared, manifest: Manifest, split: Split, config: PreprocessConfig, force: bool
+) -> None:
+    """Claim the folder for this manifest, split and preprocessing."""
+    plan_uri = storage.join(prepared.uri, "plan.json")
+    wanted = {"fingerprint": fingerprint(manifest, split.hash, config)}
+    if storage.exists(plan_uri) and storage.read_json(plan_uri) != wanted:
+        if not force:
+            raise StaleInputError(
+                f"{prepared.uri}: holds shards of other images, labels, split or preprocessing. "
+                "Give --force to replace them, or another --out."
+            )
+        storage.remove(prepared.shards_uri)
+    storage.write_json(plan_uri, wanted)
+    manifest.save(prepared.manifest_uri)
+    split.save(prepared.split_uri)
+
+
+def write_shards(
+    manifest: Manifest,
+    parts: Mapping[str, Sequence[str]],
+    split_hash: str,
+    out: str,
+    recipe: Recipe,
+    progress: Progress | None = None,
+) -> tuple[ShardIndex, int]:
+    """Write the shard files that are missing, with Ray Data; then the index.
+
+    Returns:
+        The index and the number of images written now.
+
+    Raises:
+        DataError: images that are unreadable or have changed since the audit, all of them.
+    """
+    tasks = plan(manifest, parts, recipe.preprocess)
+    files = {task.file: done for task in tasks if (done := finished(task, out)) is not None}
+    missing = [task for task in tasks if task.file not in files]
+    total = sum(len(task.rows) for task in tasks)
+    written = 0
+    problems: list[Problem] = []
+    if progress is not None:
+        progress(total - sum(len(task.rows) for task in missing), total)
+    for row in _run(missing, manifest.root, out, recipe):
+        problems += [Problem(**problem) for problem in json.loads(row["problems"])]
+        if row["file"]:
+            done = ShardFile(**json.loads(row["file"]))
+            files[done.file] = done
+            written += done.rows
+        if progress is not None:
+            progress(sum(file.rows for file in files.values()), total)
+    if problems:
+        raise DataError(
+            f"{len(problems)} images cannot be prepared; the finished shards are kept:", problems
+        )
+    index = build_index(manifest, split_hash, recipe.preprocess, tasks, files)
+    index.save(out)
+    return index, written
+
+
+def _run(tasks: list[ShardTask], root: str, out: str, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    if not tasks:
+        return
+    settings = {
+        "root": root,
+        "out": out,
+        "preprocess": recipe.preprocess.model_dump(),
+        "limits": recipe.limits.model_dump(),
+    }
+    rows = [{"task": json.dumps(asdict(task))} for task in tasks]
+    with connected():
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        write: Any = _write
+        yield from dataset.map(write, fn_kwargs=settings).iter_rows()
+
+
+def _write(
+    row: dict[str, Any], root: str, out: str, preprocess: dict[str, Any], limits: dict[str, Any]
+) -> dict[str, Any]:
+    """Write one shard in a Ray task; findings travel as data, since Ray rewraps exceptions."""
+    values = json.loads(row["task"])
+    task = ShardTask(values["part"], values["index"], tuple(values["rows"]))
+    try:
+        file = write_shard(task, root, out, PreprocessConfig(**preprocess), ImageLimits(**limits))
+    except DataError as error:
+        return {"file": "", "problems": json.dumps([asdict(p) for p in error.problems])}
+    except FetalError as error:
+        problem = Problem("shard-not-written", task.file, str(error), "Mend it and run again.")
+        return {"file": "", "problems": json.dumps([asdict(problem)])}
+    return {"file": json.dumps(asdict(file)), "problems": "[]"}
+
+
+@dataclass
+class PrepareArgs:
+    """Check images and labels, split them by patient, and write them as uint8 shards."""
+
+    data: tyro.conf.Positional[str]
+    """Folder with the images and the label table."""
+    out: str
+    """Folder to write the prepared cohort to."""
+    job: Annotated[Job, tyro.conf.arg(name="")]
+    config: str | None = None
+    """Named configuration, or path of a .toml file; the flags below override it."""
+    force: bool = False
+    """Replace shards of another cohort or of other settings."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line of this stage."""
+    args = parse_args(PrepareArgs, argv, "fetal prepare")
+    show(prepare_shown(args.data, args.out, args.job.recipe(), args.force))
+
+
+def prepare_shown(data: str, out: str, recipe: Recipe, force: bool = False) -> PrepareOutcome:
+    """``prepare`` with progress bars."""
+    with progress_bar("audit") as on_audit, progress_bar("shards") as on_shards:
+        return prepare(data, out, recipe, force, on_audit, on_shards)
+
+
+def show(outcome: PrepareOutcome) -> None:
+    """Print what a preparation did."""
+    show_problems(outcome.problems)
+    index = outcome.index
+    parts = ", ".join(f"{part} {index.rows(part):,}" for part in outcome.split.parts)
+    speed = f" at {outcome.written / outcome.wall_s:.0f} images/s" if outcome.written else ""
+    say(f"prepared {outcome.prepared.uri}: {parts} ({', '.join(index.classes)})")
+    say(
+        f"{outcome.written:,} images written in {outcome.wall_s:.1f} s{speed}; training part: "
+        f"mean {index.mean:.4f}, standard deviation {index.std:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(entry(main))

@@ -1,0 +1,78 @@
+"""``fetal_core``'s training loop on Ray Train."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from torch import Tensor, nn
+
+from fetal_core.run_context import Event
+
+_STEP_EVENTS_S = 0.5
+
+
+class RayContext:
+    """A rank of a Ray Train run; see ``fetal_core.run_context.RunContext``."""
+
+    def __init__(self, mailbox: Any) -> None:
+        """Events of rank 0 go to ``mailbox``."""
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.world_size: int = context.get_world_size()
+        self.device: torch.device = ray.train.torch.get_device()
+        self._mailbox = mailbox
+        self._last_step_s = 0.0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with gradients averaged over the ranks; buffers stay each rank's own."""
+        if self.world_size == 1:
+            return model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=devices, broadcast_buffers=False
+        )
+
+    def all_sum(self, value: Tensor) -> Tensor:
+        """Elementwise sum over the ranks."""
+        if self.world_size > 1:
+            value = value.clone()
+            torch.distributed.all_reduce(value)
+        return value
+
+    @contextmanager
+    def checkpoint(self) -> Iterator[Path | None]:
+        """The latest checkpoint of this run's name, as a local folder."""
+        latest = ray.train.get_checkpoint()
+        if latest is None:
+            yield None
+        else:
+            with latest.as_directory() as folder:
+                yield Path(folder)
+
+    def report(self, metrics: Mapping[str, float], save: Callable[[Path], None] | None) -> None:
+        """Report to Ray Train; rank 0 brings the checkpoint."""
+        if save is None or self.rank != 0:
+            ray.train.report(dict(metrics))
+            return
+        with tempfile.TemporaryDirectory(prefix="fetal-checkpoint-") as folder:
+            save(Path(folder))
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(dict(metrics), checkpoint=checkpoint)
+
+    def emit(self, event: Event) -> None:
+        """Send rank 0's events to the driver, steps at most twice a second."""
+        if self.rank != 0:
+            return
+        if event["kind"] == "step":
+            if time.monotonic() - self._last_step_s < _STEP_EVENTS_S:
+                return
+            self._last_step_s = time.monotonic()
+        self._mailbox.put.remote(event)

@@ -1,0 +1,278 @@
+"""``fetal train``: ``fetal_core``'s training loop on Ray Train, over prepared shards."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import ray.train
+import ray.train.torch
+import torch
+import tyro
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from fetal_core import bundle as bundles
+from fetal_core import storage
+from fetal_core.bundle import Bundle, BundleInfo
+from fetal_core.checkpoint import load_trainer, load_weights
+from fetal_core.errors import FetalError
+from fetal_core.fit_config import FitConfig
+from fetal_core.model import IMAGENET_MEAN, IMAGENET_STD, PlaneClassifier
+from fetal_core.recipe import Recipe
+from fetal_core.rows import RowStore
+from fetal_core.run_context import Event
+from fetal_core.runlog import RunLog
+from fetal_core.shards import ShardIndex
+from fetal_core.train import fit
+from fetal_core.training_data import TrainingData
+from ray_jobs.cluster import check_capacity, connected, cores, use_gpu
+from ray_jobs.cluster_config import ClusterConfig
+from ray_jobs.command import entry, parse_args
+from ray_jobs.console import say, training_view
+from ray_jobs.events import listening
+from ray_jobs.job import Job
+from ray_jobs.ray_context import RayContext
+from ray_jobs.workspace import Prepared, Run
+
+logger = logging.getLogger(__name__)
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """A finished run.
+
+    Attributes:
+        best: record of the best epoch.
+        epochs: epochs done.
+    """
+
+    run: Run
+    best: dict[str, Any]
+    epochs: int
+    wall_s: float
+
+
+def train(
+    prepared_uri: str, run_uri: str, recipe: Recipe, cluster: ClusterConfig, on_event: OnEvent
+) -> TrainOutcome:
+    """Train on a prepared cohort and write the best epoch's model bundle.
+
+    A run of the same folder and settings that was interrupted is continued from its last epoch.
+
+    Raises:
+        StorageError: nothing has been prepared.
+        StaleInputError: the cohort does not belong together or is not the one the run began with.
+        ConfigError: the settings do not fit the data, or differ from the run's first ones.
+        ModelError: the pretrained weights do not fit.
+        NonFiniteLossError: the loss became NaN or infinite.
+    """
+    started = time.monotonic()
+    prepared, run = Prepared(prepared_uri), Run(storage.absolute(run_uri))
+    _, _, index = prepared.load()
+    run.begin(prepared, recipe, index.fingerprint)
+    log = RunLog(run.uri)
+
+    def record(event: Event) -> None:
+        log(event)
+        on_event(event)
+
+    try:
+        with connected():
+            check_capacity(cluster)
+            on_event({"kind": "starting"})
+            blocks = load_blocks(prepared.shards_uri, index, ("train", "val"))
+            result = _run_trainer(run, index, recipe, cluster, blocks, record)
+    finally:
+        log.close()
+    return _finish(run, index, recipe, result, time.monotonic() - started)
+
+
+def load_blocks(uri: str, index: ShardIndex, parts: tuple[str, ...]) -> dict[str, list[Any]]:
+    """Read parts with Ray Data into the object store, where all workers share them.
+
+    Returns:
+        For each part, references to Arrow tables.
+    """
+    blocks = {}
+    for part in parts:
+        files = [storage.join(uri, file.file) for file in index.parts.get(part, ())]
+        blocks[part] = ray.data.read_parquet(files).to_arrow_refs() if files else []
+    return blocks
+
+
+def _run_trainer(
+    run: Run,
+    index: ShardIndex,
+    recipe: Recipe,
+    cluster: ClusterConfig,
+    blocks: dict[str, list[Any]],
+    on_event: OnEvent,
+) -> ray.train.Result:
+    gpu = use_gpu(cluster)
+    select = recipe.train.select_by
+    with listening(on_event) as mailbox:
+        trainer = ray.train.torch.TorchTrainer(
+            _worker,
+            train_loop_config={
+                "blocks": blocks,
+                "classes": index.classes,
+                "size_px": index.preprocess.size_px,
+                "mean": index.mean,
+                "std": index.std,
+                "fit": recipe.fit_config().model_dump(),
+                "threads": cluster.threads_per_worker,
+                "mailbox": mailbox,
+            },
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=cluster.workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+            ),
+            run_config=ray.train.RunConfig(
+                name="checkpoints",
+                storage_path=run.uri,
+                checkpoint_config=ray.train.CheckpointConfig(
+                    num_to_keep=1,
+                    checkpoint_score_attribute=select,
+                    checkpoint_score_order="min" if select == "val_loss" else "max",
+                ),
+            ),
+        )
+        try:
+            return trainer.fit()
+        except TrainingFailedError as error:
+            raise user_error(error) or error from None
+
+
+def user_error(error: BaseException) -> FetalError | None:
+    """The project's own exception inside one of Ray's, if that is the cause."""
+    seen: list[BaseException | None] = [error]
+    while seen:
+        candidate = seen.pop()
+        if isinstance(candidate, FetalError):
+            return candidate
+        if candidate is not None:
+            seen += [candidate.__cause__, getattr(candidate, "_base_exc", None)]
+            seen += getattr(candidate, "worker_failures", {}).values()
+    return None
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Runs in every Ray Train worker."""
+    context = RayContext(config["mailbox"])
+    local = ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(config["threads"] or max(1, cores() // local))
+    parts = {part: _store(refs, config["size_px"]) for part, refs in config["blocks"].items()}
+    data = TrainingData(
+        parts["train"], parts["val"], config["classes"], config["mean"], config["std"]
+    )
+    fit(FitConfig(**config["fit"]), data, context)
+
+
+def _store(refs: list[Any], size_px: int) -> RowStore:
+    tables: list[pa.Table] = ray.get(refs)
+    return RowStore(tables, size_px)
+
+
+def _finish(
+    run: Run, index: ShardIndex, recipe: Recipe, result: ray.train.Result, wall_s: float
+) -> TrainOutcome:
+    select = recipe.train.select_by
+    checkpoint = result.get_best_checkpoint(select, "min" if select == "val_loss" else "max")
+    mean, std = normalisation(recipe, index)
+    model = PlaneClassifier(recipe.model.architecture, len(index.classes), mean=mean, std=std)
+    if checkpoint is None:
+        raise RuntimeError(f"{run.uri}: the run ended without a checkpoint")
+    with checkpoint.as_directory() as folder:
+        load_weights(Path(folder), model)
+        progress = load_trainer(Path(folder))["progress"]
+    best = progress["history"][progress["best_epoch"] - 1]
+    info = describe(index, recipe, {"validation": best})
+    Bundle(info, model).save(run.bundle_uri)
+    epochs = int(result.metrics["epoch"]) if result.metrics else progress["epochs_done"]
+    return TrainOutcome(run, best, epochs, wall_s)
+
+
+def normalisation(recipe: Recipe, index: ShardIndex) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that the model subtracts and divides by."""
+    if recipe.model.normalise == "imagenet":
+        return IMAGENET_MEAN, IMAGENET_STD
+    return (index.mean,), (index.std,)
+
+
+def describe(index: ShardIndex, recipe: Recipe, metrics: dict[str, Any]) -> BundleInfo:
+    """A bundle's description before calibration."""
+    mean, std = normalisation(recipe, index)
+    return BundleInfo(
+        architecture=recipe.model.architecture,
+        classes=index.classes,
+        preprocess=index.preprocess,
+        loss=recipe.loss.name,
+        mean=mean,
+        std=std,
+        metrics=metrics,
+        recipe=recipe.model_dump(mode="json"),
+        hashes={
+            "manifest": index.manifest_hash,
+            "split": index.split_hash,
+            "shards": index.fingerprint,
+        },
+        versions=bundles.software_versions() | {"ray": ray.__version__},
+        git_commit=bundles.git_commit(),
+        created=bundles.now(),
+    )
+
+
+@dataclass
+class TrainArgs:
+    """Train on a prepared cohort; a run that was interrupted is continued by its name."""
+
+    prepared: tyro.conf.Positional[str]
+    """Folder that `fetal prepare` wrote; its settings are the default ones."""
+    job: Annotated[Job, tyro.conf.arg(name="")]
+    name: str = "run"
+    """Name of the run."""
+    runs: str = "runs"
+    """Folder of all runs."""
+    config: str | None = None
+    """Named configuration, or path of a .toml file; the flags below override it."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line of this stage."""
+    args = parse_args(TrainArgs, argv, "fetal train")
+    run_uri = storage.join(args.runs, args.name)
+    show(train_shown(args.prepared, run_uri, args.job.recipe(), args.job.cluster))
+
+
+def train_shown(
+    prepared: str, run_uri: str, recipe: Recipe, cluster: ClusterConfig
+) -> TrainOutcome:
+    """``train`` with a progress bar and a line for each epoch."""
+    with training_view() as view:
+        return train(prepared, run_uri, recipe, cluster, view)
+
+
+def show(outcome: TrainOutcome) -> None:
+    """Print how a run ended."""
+    best = outcome.best
+    say(
+        f"trained {outcome.run.uri}: best epoch {best['epoch']:.0f} of {outcome.epochs}, "
+        f"validation accuracy {best['val_accuracy']:.1%}, macro-F1 {best['val_macro_f1']:.3f}, "
+        f"{outcome.wall_s:.0f} s"
+    )
+    say(f"model bundle: {outcome.run.bundle_uri}")
+
+
+if __name__ == "__main__":
+    sys.exit(entry(main))
