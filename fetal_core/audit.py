@@ -80,15 +80,7 @@ def audit(
     """
     labels, limits = labels or LabelsConfig(), limits or ImageLimits()
     root = storage.absolute(data_dir_uri)
-    try:
-        files = list_images(root)
-        table_rows, problems = read_labels(root, labels, files)
-    except StorageError as error:
-        return _result(None, [Problem("unreadable-data", root, str(error), "Check the path")], {})
-    except UnicodeDecodeError:
-        reason = "the name of a file in this folder is not valid UTF-8"
-        problem = Problem("bad-file-name", root, reason, "Find it with `ls -b` and rename it")
-        return _result(None, [problem], {})
+    files, table_rows, problems = _inputs(root, labels)
     rows, found = select_rows(table_rows, labels)
     problems += found + check_rows(rows, labels.target, root, allow_no_patients)
     matches, found = match_files(rows, files)
@@ -99,15 +91,26 @@ def audit(
     columns, thumbs = _frames(matches, prints, classes, labels)
     problems += find_exact(columns) + find_near(columns, thumbs)
     problems += _check_ids(columns, root, problems)
-    counts = {
-        "rows": len(table_rows),
-        "files": len(files),
-        "images": len(columns),
-        "patients": len({row["patient"] for row in columns} - {None}),
-    }
-    if any(problem.severity == "error" for problem in problems):
-        return _result(None, problems, counts)
-    return _result(Manifest.from_rows(columns, classes, root), problems, counts)
+    manifest = None
+    if not any(problem.severity == "error" for problem in problems):
+        manifest = Manifest.from_rows(columns, classes, root)
+    patients = len({row["patient"] for row in columns} - {None})
+    counts = {"rows": len(table_rows), "files": len(files), "images": len(columns)}
+    return _result(manifest, problems, {**counts, "patients": patients})
+
+
+def _inputs(
+    root: str, labels: LabelsConfig
+) -> tuple[list[ImageFile], list[LabelRow], list[Problem]]:
+    """The folder's image files, and the rows of its label table with their faults."""
+    try:
+        files = list_images(root)
+        return files, *read_labels(root, labels, files)
+    except StorageError as error:
+        return [], [], [Problem("unreadable-data", root, str(error), "Check the path")]
+    except UnicodeDecodeError:
+        reason = "the name of a file in this folder is not valid UTF-8"
+        return [], [], [Problem("bad-file-name", root, reason, "Find it with `ls -b`, rename it")]
 
 
 def _result(

@@ -62,5 +62,6 @@ class BatchPlan:
 
 def evaluation_rows(rows: int, rank: int, world_size: int, size: int) -> Iterator[Tensor]:
     """This rank's rows in chunks; over the ranks every row comes exactly once."""
-    mine = torch.arange(rank, rows, world_size)
-    yield from torch.split(mine, size)
+    mine = torch.arange(rows)[rank::world_size]
+    if len(mine):
+        yield from torch.split(mine, size)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -47,7 +49,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     file = folder / WEIGHTS
     try:
         model.load_state_dict(load_file(file))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(f"{file}: weights do not fit this model: {error}") from None
 
 
@@ -57,6 +59,15 @@ def save_trainer(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_trainer(folder: Path) -> dict[str, Any]:
-    """Read the trainer's state; nothing but tensors and plain values is unpickled."""
-    state: dict[str, Any] = torch.load(folder / TRAINER, map_location="cpu", weights_only=True)
+    """Read the trainer's state; nothing but tensors and plain values is unpickled.
+
+    Raises:
+        ModelError: no state there, or it is damaged.
+    """
+    file = folder / TRAINER
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{file}: cannot be read: {reason} Remove this checkpoint.") from None
     return state

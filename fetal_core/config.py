@@ -54,11 +54,18 @@ def parse(model: type[ConfigT], values: Mapping[str, Any], where: str) -> Config
         ConfigError: every fault with its dotted field, its value and the rule it breaks; for an
             unknown key the valid ones and the nearest.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: the configuration is not valid: not a table of settings.")
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        faults = "\n".join(f"  - {_describe(model, fault)}" for fault in error.errors())
+        faults = describe_faults(model, error)
         raise ConfigError(f"{where}: the configuration is not valid:\n{faults}") from None
+
+
+def describe_faults(model: type[BaseModel], error: ValidationError) -> str:
+    """A line for each fault that pydantic found in values for ``model``."""
+    return "\n".join(f"  - {_describe(model, fault)}" for fault in error.errors())
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,8 +101,9 @@ def nearest(word: str, valid: list[str]) -> str:
 def _describe(model: type[BaseModel], fault: Any) -> str:
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        shown = f" (got {fault['input']!r})" if fault["type"] != "missing" else ""
-        return f"{path or 'configuration'}: {fault['msg']}{shown}"
+        whole = fault["type"] == "missing" or isinstance(fault["input"], Mapping)
+        shown = "" if whole else f" (got {fault['input']!r})"
+        return f"{path or 'configuration'}: {fault['msg'].removeprefix('Value error, ')}{shown}"
     owner: type[BaseModel] = model
     for part in fault["loc"][:-1]:
         annotation = owner.model_fields[str(part)].annotation
@@ -103,4 +111,4 @@ def _describe(model: type[BaseModel], fault: Any) -> str:
             owner = annotation
     valid = sorted(owner.model_fields)
     hint = nearest(str(fault["loc"][-1]), valid)
-    return f"{path}: unknown key{hint} Valid keys: {', '.join(valid)}"
+    return f"{path}: unknown key{hint or '.'} Valid keys: {', '.join(valid)}"

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import io
 import logging
-import pickle
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-import safetensors
-import safetensors.torch
 import torch
 import torchvision
 from pydantic import Field
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from fetal_core import storage
 from fetal_core.config import Config
 from fetal_core.errors import ConfigError, ModelError
+from fetal_core.pretrained import imagenet_state, read_state
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +24,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _SHOWN = 5
-_UNREADABLE = (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError)
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 # Published DenseNet files name layers ``norm.1`` where the module now says ``norm1``.
 _OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -141,11 +136,22 @@ def build(
             std=IMAGENET_STD if imagenet else (std,),
         )
     _check_image_size(model, image_size_px)
-    if config.weights == "imagenet":
-        load_weights(model, _imagenet_state(config.architecture), "the ImageNet weights")
-    elif config.weights != "none":
-        load_weights(model, _read_state(config.weights), config.weights)
+    if config.weights == "none":
+        _start_residual_blocks_as_identity(model.backbone)
+    elif config.weights == "imagenet":
+        load_weights(model, imagenet_state(config.architecture), "the ImageNet weights")
+    else:
+        load_weights(model, read_state(config.weights), config.weights)
     return model
+
+
+def _start_residual_blocks_as_identity(network: nn.Module) -> None:
+    """Zero the last norm of every ResNet block, which steadies early training (Goyal 2017)."""
+    for module in network.modules():
+        if isinstance(module, Bottleneck):
+            nn.init.zeros_(module.bn3.weight)
+        elif isinstance(module, BasicBlock):
+            nn.init.zeros_(module.bn2.weight)
 
 
 def load_weights(model: PlaneClassifier, state: Mapping[str, Tensor], where: str) -> None:
@@ -233,41 +239,6 @@ def _check_image_size(model: PlaneClassifier, image_size_px: int) -> None:
             "or choose a network for any size, e.g. 'resnet50'."
         ) from None
     model.train(training)
-
-
-def _imagenet_state(architecture: str) -> Mapping[str, Tensor]:
-    weights: Any = torchvision.models.get_model_weights(architecture).DEFAULT
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise ModelError(
-            f"the ImageNet weights of {architecture} cannot be downloaded from {weights.url}: "
-            f"{error}. Fetch that file elsewhere and put it into {folder} under its own name, or "
-            'set `model.weights` to its path, or train from scratch with `weights = "none"`.'
-        ) from None
-    return state
-
-
-def _read_state(uri: str) -> Mapping[str, Tensor]:
-    data = storage.read_bytes(uri)
-    try:
-        if uri.endswith(".safetensors"):
-            return safetensors.torch.load(data)
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"{uri}: cannot be read as a state dict: {reason} "
-            "Give a .safetensors file, or a .pth file written by torch.save(model.state_dict())."
-        ) from None
-    tensors = isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())
-    if not tensors or not state:
-        raise ModelError(
-            f"{uri}: does not hold a state dict of tensors but a {type(state).__name__}. "
-            "Save `model.state_dict()` alone, without optimizer or epoch."
-        )
-    return dict(state)
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

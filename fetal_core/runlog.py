@@ -23,7 +23,8 @@ class RunLog:
     def __call__(self, event: Event) -> None:
         """Take an event of a run context."""
         if event["kind"] == "start":
-            self._records = list(event["history"])
+            probed = [record for record in read_history(self._run_dir) if "phase" in record]
+            self._records = [*probed, *event["history"]]
         elif event["kind"] == "epoch":
             self._add([{key: value for key, value in event.items() if key != "kind"}])
         elif event["kind"] == "probe":

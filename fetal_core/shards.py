@@ -117,7 +117,7 @@ class ShardIndex:
             values["class_counts"] = {k: tuple(v) for k, v in values["class_counts"].items()}
             values["classes"] = tuple(values["classes"])
             return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StorageError(f"{path}: not a shard index: {error!r}. Prepare again.") from None
 
 
@@ -178,6 +178,8 @@ def finished(task: ShardTask, out: str) -> ShardFile | None:
         table = pq.read_table(pa.BufferReader(data), columns=columns)
     except (pa.ArrowInvalid, OSError):
         return None
+    if table.column_names != columns:
+        return None
     if table["image_id"].to_pylist() != [row["image_id"] for row in task.rows]:
         return None
     return _shard_file(task.file, table, len(data))
@@ -227,7 +229,7 @@ def mean_and_std(files: Sequence[ShardFile], config: PreprocessConfig) -> tuple[
 
 
 def read_part(uri: str, index: ShardIndex, part: str) -> list[pa.Table]:
-    """All tables of one part, memory-mapped where the storage allows it.
+    """All tables of one part, in memory.
 
     Raises:
         StorageError: a file is missing, damaged or has another number of rows than indexed.

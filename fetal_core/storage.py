@@ -28,7 +28,7 @@ def join(uri: str, *parts: str) -> str:
     """``uri`` extended by path segments."""
     if is_remote(uri):
         return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
-    return str(Path(uri, *parts))
+    return str(Path(uri.removeprefix("file://"), *parts))
 
 
 def name(uri: str) -> str:
@@ -52,15 +52,21 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder is there."""
-    fs, path = filesystem(uri)
-    return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+    """Whether a file or folder is there.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    return bool(_kind(uri) != pafs.FileType.NotFound)
 
 
 def is_dir(uri: str) -> bool:
-    """Whether ``uri`` is a folder."""
-    fs, path = filesystem(uri)
-    return bool(fs.get_file_info(path).type == pafs.FileType.Directory)
+    """Whether ``uri`` is a folder.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    return bool(_kind(uri) == pafs.FileType.Directory)
 
 
 def read_bytes(uri: str) -> bytes:
@@ -146,10 +152,25 @@ def sha256(uri: str) -> str:
 
 
 def remove(uri: str) -> None:
-    """Delete a file or a folder with all that is in it; nothing there is no error."""
+    """Delete a file or a folder with all that is in it; nothing there is no error.
+
+    Raises:
+        StorageError: it cannot be deleted.
+    """
     fs, path = filesystem(uri)
-    kind = fs.get_file_info(path).type
-    if kind == pafs.FileType.Directory:
-        fs.delete_dir(path)
-    elif kind == pafs.FileType.File:
-        fs.delete_file(path)
+    kind = _kind(uri)
+    try:
+        if kind == pafs.FileType.Directory:
+            fs.delete_dir(path)
+        elif kind == pafs.FileType.File:
+            fs.delete_file(path)
+    except OSError as error:
+        raise StorageError(f"{uri}: cannot be deleted: {error}") from None
+
+
+def _kind(uri: str) -> pafs.FileType:
+    fs, path = filesystem(uri)
+    try:
+        return fs.get_file_info(path).type
+    except OSError as error:
+        raise StorageError(f"{uri}: cannot be reached: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fetal_core.checkpoint import (
     save_weights,
 )
 from fetal_core.ema import Ema
-from fetal_core.errors import ConfigError
+from fetal_core.errors import ConfigError, NonFiniteLossError
 from fetal_core.fit_config import FitConfig
 from fetal_core.losses import make_loss
 from fetal_core.model import build
@@ -52,11 +53,11 @@ def fit(config: FitConfig, data: TrainingData, context: RunContext) -> Progress:
     with context.checkpoint() as folder:
         if config.train.mode == "probe":
             return _probe(config, data, engine)
+        if folder is None and config.train.mode == "probe_then_finetune":
+            _train_head(config, data, engine, config.train.probe_epochs)
         run = _FineTuning(config, data, engine)
         if folder is not None:
             run.restore(folder)
-        elif config.train.mode == "probe_then_finetune":
-            _train_head(config, data, engine, config.train.probe_epochs)
     context.emit({"kind": "start", **run.describe()})
     while not run.finished:
         run.epoch()
@@ -153,6 +154,11 @@ class _FineTuning:
         else:
             with self.ema.applied_to(self.model):
                 validated = self.engine.evaluate(self.data.val)
+        if not math.isfinite(validated.loss):
+            raise NonFiniteLossError(
+                f"the validation loss is not finite after epoch {epoch + 1}. "
+                "Lower optim.lr, set optim.clip_norm or train in fp32."
+            )
         record: dict[str, float] = {"epoch": epoch + 1, "lr": self.schedule.lr}
         self.schedule.step_epoch(validated.loss)
         record |= {f"train_{key}": value for key, value in trained.as_dict().items()}
@@ -204,11 +210,15 @@ class _FineTuning:
         logger.info("resumed after epoch %d", self.progress.epochs_done)
 
     def _average_buffers(self) -> None:
-        """Give all ranks the mean of their batch-norm statistics."""
+        """Give all ranks the mean of their batch-norm statistics, averaged weights' included."""
         if self.context.world_size == 1:
             return
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                for buffer in (module.running_mean, module.running_var):
-                    if buffer is not None:
-                        buffer.copy_(self.context.all_sum(buffer) / self.context.world_size)
+        states = [self.model.state_dict()]
+        if self.ema is not None:
+            states.append(self.ema.state_dict()["average"])
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+                for state in states:
+                    for key in (f"{name}.running_mean", f"{name}.running_var"):
+                        mean = self.context.all_sum(state[key]) / self.context.world_size
+                        state[key].copy_(mean)

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import tyro
+from pydantic import ValidationError
 
 from fetal_core import storage
-from fetal_core.errors import FetalError
+from fetal_core.config import describe_faults
+from fetal_core.errors import ConfigError, FetalError
 from ray_jobs.console import errors
 from ray_jobs.job import Job, load_job, load_saved
 from ray_jobs.workspace import RECIPE
@@ -26,6 +28,10 @@ def parse_args(kind: type[ArgsT], argv: Sequence[str], prog: str) -> ArgsT:
 
     A field ``job`` starts from the file of ``--config``; without that flag, from the settings saved
     in the folder that the first argument names, if it has any. Flags override both.
+
+    Raises:
+        ConfigError: the configuration is not valid, or settings of it do not go together.
+        StorageError: its file cannot be read.
     """
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     if not any(field.name == "job" for field in fields):
@@ -38,7 +44,11 @@ def parse_args(kind: type[ArgsT], argv: Sequence[str], prog: str) -> ArgsT:
             defaults[field.name] = field.default
         else:
             defaults[field.name] = tyro.MISSING
-    return tyro.cli(kind, default=kind(**defaults), args=list(argv), prog=prog)
+    try:
+        return tyro.cli(kind, default=kind(**defaults), args=list(argv), prog=prog)
+    except ValidationError as error:
+        faults = describe_faults(Job, error)
+        raise ConfigError(f"{prog}: these flags do not go together:\n{faults}") from None
 
 
 def entry(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:

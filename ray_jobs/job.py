@@ -44,7 +44,7 @@ def load_job(config: str) -> Job:
     names = named_configs()
     if config not in names:
         raise ConfigError(
-            f"--config {config}: no configuration of this name{nearest(config, names)} "
+            f"--config {config}: no configuration of this name{nearest(config, names) or '.'} "
             f"Known: {', '.join(names)}; or give the path of a .toml file."
         )
     path = resources.files("ray_jobs").joinpath("configs", f"{config}.toml")

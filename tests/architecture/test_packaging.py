@@ -19,7 +19,8 @@ from packaging.utils import canonicalize_name
 from ray_jobs.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT = PYPROJECT["project"]
 PACKAGES = ("fetal_core", "ray_jobs")
 
 
@@ -78,6 +79,12 @@ def third_party_imports(package: str) -> set[str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_its_module(command: str) -> None:
     assert find_spec(f"ray_jobs.{command}") is not None
+
+
+def test_every_folder_of_tests_is_collected() -> None:
+    folders = {found.parent for found in (ROOT / "tests").rglob("test_*.py")}
+    collected = {ROOT / path for path in PYPROJECT["tool"]["pytest"]["ini_options"]["testpaths"]}
+    assert folders <= collected
 
 
 @pytest.mark.heavy

@@ -11,6 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
+GLOBAL_SEEDERS = {
+    "np.random.seed",
+    "random.seed",
+    "torch.manual_seed",
+    "torch.default_generator.manual_seed",
+}
 
 
 def sources(package: str) -> list[Path]:
@@ -54,11 +60,20 @@ def test_the_core_does_not_print() -> None:
 
 
 @pytest.mark.parametrize("package", ["fetal_core", "ray_jobs"])
-def test_randomness_comes_from_explicit_generators(package: str) -> None:
-    seeders = {"np.random.seed", "numpy.random.seed", "random.seed", "torch.manual_seed"}
-    found = [
-        f"{where} {ast.unparse(node.func)}"
-        for where, node in nodes(package)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in seeders
-    ]
+def test_global_generators_are_seeded_only_in_a_fork_of_their_state(package: str) -> None:
+    found = []
+    for path in sources(package):
+        tree = ast.parse(path.read_text("utf-8"))
+        forked = {id(inner) for node in ast.walk(tree) if is_fork(node) for inner in ast.walk(node)}
+        found += [
+            f"{path.relative_to(ROOT)}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            and ast.unparse(node.func) in GLOBAL_SEEDERS
+            and id(node) not in forked
+        ]
     assert found == []
+
+
+def is_fork(node: ast.AST) -> bool:
+    return isinstance(node, ast.With) and "fork_rng" in ast.unparse(node.items[0].context_expr)

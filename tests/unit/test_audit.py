@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_samples import encode, texture, write_folder
 from PIL import Image
 
+from data_samples import encode, texture, write_folder
 from fetal_core.audit import AuditResult, audit
 from fetal_core.errors import DataError, Problem
 from fetal_core.images import ImageLimits

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from prediction_samples import sample_predictions
 
-from fetal_core.bootstrap import bootstrap, clusters, draws
+from fetal_core.bootstrap import bootstrap, clusters, draws, intervals
 from fetal_core.metrics import FloatArray, IntArray, summary
+from prediction_samples import sample_predictions
 
 PATIENTS, IMAGES_EACH = 40, 5
 
@@ -76,6 +76,14 @@ def test_intervals_hold_the_point_estimates_and_repeat_by_seed() -> None:
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "auroc_macro", "nll", "brier"):
         low, high = first.intervals[name]
         assert low < getattr(estimates, name) < high
+
+
+def test_intervals_are_the_quantiles_of_the_known_draws() -> None:
+    values_R = np.append(np.arange(1001) / 1000, np.nan)
+    drawn = {"accuracy": values_R, "recall/0": values_R, "recall/1": np.full(1002, np.nan)}
+    found = intervals(drawn, np.array([30, 30]), clusters_total=30, level=0.9)
+    assert found.keys() == {"accuracy", "recall/0"}
+    assert found["accuracy"] == pytest.approx((0.05, 0.95))
 
 
 def test_order_of_the_rows_does_not_matter() -> None:

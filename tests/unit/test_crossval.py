@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from prediction_samples import sample_predictions
 
 from fetal_core.crossval import crossval_summary
 from fetal_core.evaluate import EvaluateConfig
 from fetal_core.metrics import Predictions, summary
+from prediction_samples import sample_predictions
 
 CONFIG = EvaluateConfig(resamples=200)
 

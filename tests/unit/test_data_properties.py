@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from data_samples import write_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_samples import write_folder
 from fetal_core.audit import AuditResult, audit
 from fetal_core.errors import DataError
 from fetal_core.images import ImageLimits
@@ -66,7 +66,7 @@ def edit_lines(lines: list[str], edit: Edit) -> list[str]:
     elif what == "cut":
         edited[i] = edited[i][: second % (len(edited[i]) + 1)]
     else:
-        edited[i] += edited.pop(j) if j != i else '"'
+        edited[i] += edited[j] if j != i else '"'
     return edited
 
 

@@ -6,11 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
-from data_samples import encode, texture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from data_samples import encode, texture
 from fetal_core.duplicates import MAX_HAMMING, MIN_CORRELATION, find_near, near_pairs
 from fetal_core.fingerprint import THUMB_HW, fingerprint_frame
 from fetal_core.images import decode

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from prediction_samples import CLASSES, sample_predictions
 
 from fetal_core.errors import DataError
 from fetal_core.evaluate import EvaluateConfig, Evaluation, evaluate
 from fetal_core.metrics import Predictions, summary
+from prediction_samples import CLASSES, sample_predictions
 
 CONFIG = EvaluateConfig(resamples=200, worst=5)
 

@@ -9,11 +9,11 @@ import zlib
 
 import numpy as np
 import pytest
-from data_samples import encode, texture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from data_samples import encode, texture
 from fetal_core.errors import ImageError
 from fetal_core.images import ImageLimits, decode, decode_frames, probe
 

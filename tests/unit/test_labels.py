@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from data_samples import HEADER, encode, texture
 
+from data_samples import HEADER, encode, texture
 from fetal_core.config import parse
 from fetal_core.errors import ConfigError, Problem
 from fetal_core.labels import LabelRow, LabelsConfig, read_labels, read_table

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from data_samples import made_manifest
 
+from data_samples import made_manifest
 from fetal_core.errors import StaleInputError, StorageError
 from fetal_core.manifest import Manifest
 

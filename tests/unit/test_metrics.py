@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from prediction_samples import sample_predictions
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from fetal_core import metrics
 from fetal_core.errors import ModelError
 from fetal_core.metrics import Predictions, summary
+from prediction_samples import sample_predictions
 
 
 @pytest.fixture

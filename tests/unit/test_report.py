@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from prediction_samples import CLASSES, sample_predictions
 
 from fetal_core.crossval import crossval_summary
 from fetal_core.crossval_report import write_crossval_report
@@ -23,6 +22,7 @@ from fetal_core.metrics import Predictions
 from fetal_core.plots import Axis, Series, line_chart, share_axis, span
 from fetal_core.report import write_report
 from fetal_core.report_parts import DataSummary, ReportContext
+from prediction_samples import CLASSES, sample_predictions
 
 CONFIG = EvaluateConfig(resamples=100, worst=4)
 EVIL = "\"'><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>&"
@@ -245,9 +245,9 @@ def test_axis_spans_its_values(values: list[float], log: bool) -> None:
 
 
 def test_points_land_where_the_axes_say() -> None:
-    line = Series([(0.0, 0.0), (1.0, 1.0)])
-    drawing = Page(line_chart("a line", share_axis("x"), share_axis("y"), [line]))
-    assert drawing.all("polyline")[0]["points"] == "58.0,254.0 396.0,12.0"
+    line = Series([(0.0, 0.5), (1.0, 1.0), (0.5, 0.75)])
+    drawing = Page(line_chart("a line", share_axis("x"), share_axis("y", low=0.5), [line]))
+    assert drawing.all("polyline")[0]["points"] == "58.0,254.0 396.0,12.0 227.0,133.0"
 
 
 @given(st.text())

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_samples import made_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_samples import made_manifest
 from fetal_core.config import parse
 from fetal_core.errors import ConfigError, DataError, StaleInputError, StorageError
 from fetal_core.manifest import Manifest
