@@ -85,9 +85,7 @@ class Bundle:
             ModelError: not a bundle, or its weights do not fit its description.
         """
         info = read_info(uri)
-        model = PlaneClassifier(
-            info.architecture, len(info.classes), mean=info.mean, std=info.std
-        )
+        model = PlaneClassifier(info.architecture, len(info.classes), mean=info.mean, std=info.std)
         try:
             state = safetensors.torch.load(storage.read_bytes(storage.join(uri, WEIGHTS)))
             model.load_state_dict(state)

@@ -138,10 +138,16 @@ def list_files(uri: str, recursive: bool = True) -> Iterator[str]:
     fs, path = filesystem(uri)
     try:
         infos = fs.get_file_info(pafs.FileSelector(path, recursive=recursive))
+        infos.sort(key=lambda info: info.path)
+    except UnicodeDecodeError:
+        raise StorageError(
+            f"{uri}: the name of a file in this folder is not valid UTF-8. "
+            "Find it with `ls -b` and rename it."
+        ) from None
     except OSError as error:
         raise StorageError(f"{uri}: cannot be listed: {error}") from None
     scheme = uri.split("://", 1)[0] + "://" if is_remote(uri) else ""
-    for info in sorted(infos, key=lambda item: item.path):
+    for info in infos:
         if info.type == pafs.FileType.File:
             yield scheme + info.path
 

@@ -31,17 +31,15 @@ def connected() -> Iterator[None]:
 
     Joins the cluster of ``RAY_ADDRESS`` (set by ``ray job submit``), else starts one on this
     machine. Inside another such block it does nothing.
+
+    Raises:
+        ResourceError: the cluster does not answer, or this machine cannot start one.
     """
     if ray.is_initialized():
         yield
         return
     _quiet()
-    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**options)
-    else:
-        cpus = cores() + _SPARE_CPUS
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+    _connect(os.environ.get("RAY_ADDRESS", ""))
     _configure_data()
     try:
         yield
@@ -85,6 +83,31 @@ def check_capacity(config: ClusterConfig) -> None:
             f"Data need {wanted} logical CPUs, but the cluster has {available:g}. Use fewer "
             "workers or a larger cluster."
         )
+
+
+def _connect(address: str) -> None:
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if address in ("", "local"):
+        cpus = cores() + _SPARE_CPUS
+        options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+    try:
+        ray.init(**options)
+    except Exception as error:  # Ray has no class for what may go wrong here
+        ray.shutdown()
+        raise ResourceError(_not_connected(address, error)) from error
+
+
+def _not_connected(address: str, error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if address in ("", "local"):
+        return (
+            f"Ray did not start on this machine: {reason} "
+            "If the machine is busy or short of memory, run the same command again later."
+        )
+    return (
+        f"RAY_ADDRESS={address}: no Ray cluster answers there: {reason} Unset RAY_ADDRESS to work "
+        "on this machine alone, or give host:port of the cluster's head node (6379 by default)."
+    )
 
 
 def _quiet() -> None:

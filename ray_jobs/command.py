@@ -27,7 +27,7 @@ def parse_args(kind: type[ArgsT], argv: Sequence[str], prog: str) -> ArgsT:
     """Read flags into a dataclass.
 
     A field ``job`` starts from the file of ``--config``; without that flag, from the settings saved
-    in the folder that the first argument names, if it has any. Flags override both.
+    in the folder that the first field names, if it has any. Flags override both.
 
     Raises:
         ConfigError: the configuration is not valid, or settings of it do not go together.
@@ -36,19 +36,15 @@ def parse_args(kind: type[ArgsT], argv: Sequence[str], prog: str) -> ArgsT:
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     if not any(field.name == "job" for field in fields):
         return tyro.cli(kind, args=list(argv), prog=prog)
-    defaults: dict[str, Any] = {}
-    for field in fields:
-        if field.name == "job":
-            defaults["job"] = _base_job(argv)
-        elif field.default is not dataclasses.MISSING:
-            defaults[field.name] = field.default
-        else:
-            defaults[field.name] = tyro.MISSING
-    try:
-        return tyro.cli(kind, default=kind(**defaults), args=list(argv), prog=prog)
-    except ValidationError as error:
-        faults = describe_faults(Job, error)
-        raise ConfigError(f"{prog}: these flags do not go together:\n{faults}") from None
+    config = _config(argv)
+    if config is not None:
+        return _parse(kind, load_job(config), argv, prog)
+    for word in argv:
+        if not word.startswith("-") and storage.exists(storage.join(word, RECIPE)):
+            args = _parse(kind, load_saved(storage.join(word, RECIPE)), argv, prog)
+            if getattr(args, fields[0].name) == word:
+                return args
+    return _parse(kind, Job(), argv, prog)
 
 
 def entry(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
@@ -65,14 +61,27 @@ def entry(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | Non
         return INTERRUPTED
 
 
-def _base_job(argv: Sequence[str]) -> Job:
+def _config(argv: Sequence[str]) -> str | None:
     for position, word in enumerate(argv):
         if word == "--config" and position + 1 < len(argv):
-            return load_job(argv[position + 1])
+            return argv[position + 1]
         if word.startswith("--config="):
-            return load_job(word.removeprefix("--config="))
-    if argv and not argv[0].startswith("-"):
-        saved = storage.join(argv[0], RECIPE)
-        if storage.exists(saved):
-            return load_saved(saved)
-    return Job()
+            return word.removeprefix("--config=")
+    return None
+
+
+def _parse(kind: type[ArgsT], job: Job, argv: Sequence[str], prog: str) -> ArgsT:
+    """Flags over ``job`` and the dataclass's own defaults."""
+    defaults: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name == "job":
+            defaults["job"] = job
+        elif field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+        else:
+            defaults[field.name] = tyro.MISSING
+    try:
+        return tyro.cli(kind, default=kind(**defaults), args=list(argv), prog=prog)
+    except ValidationError as error:
+        faults = describe_faults(Job, error)
+        raise ConfigError(f"{prog}: these flags do not go together:\n{faults}") from None

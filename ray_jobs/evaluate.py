@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -51,39 +52,19 @@ class EvaluateOutcome:
     threshold: Threshold
 
 
-class LogitsActor:
-    """Ray Data actor: adds the scores of a bundle to batches of shard rows."""
-
-    def __init__(self, bundle_uri: str, gpu: bool, threads: int) -> None:
-        """Load the model once."""
-        torch.set_num_threads(threads)
-        self._predictor = Predictor(Bundle.load(bundle_uri, "cuda" if gpu else "cpu"))
-        self._size_px = self._predictor.info.preprocess.size_px
-
-    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, Any]:
-        """Scores of one batch."""
-        pixels = [np.frombuffer(image, np.uint8) for image in batch["image"]]
-        images_NHW = np.stack(pixels).reshape(-1, self._size_px, self._size_px)
-        return {
-            "image_id": batch["image_id"],
-            "patient": batch["patient"],
-            "label": batch["label"],
-            "logits": self._predictor.logits(images_NHW),
-        }
-
-
 def evaluate_run(run_uri: str, cluster: ClusterConfig) -> EvaluateOutcome:
     """Calibrate on the calibration part, measure on the test part, write metrics and report.
 
     Raises:
         StorageError: not a finished run, or its cohort is gone.
+        ModelError: its bundle is missing or damaged.
         StaleInputError: the cohort is not the one the model was trained on.
         DataError: the test part is empty.
     """
     run = Run(storage.absolute(run_uri))
     prepared, recipe = run.inputs()
     manifest, split, index = prepared.load()
-    info = read_info(run.bundle_uri)
+    info = Bundle.load(run.bundle_uri).info
     if info.hashes["shards"] != index.fingerprint:
         raise StaleInputError(
             f"{run.uri}: its model was trained on other shards than {prepared.uri} holds now. "
@@ -109,18 +90,24 @@ def predict_parts(
     parts: Iterable[str],
     cluster: ClusterConfig,
 ) -> dict[str, Predictions]:
-    """Scores of every row of some parts, computed by Ray Data actors."""
+    """Scores of every row of some parts, computed by Ray Data."""
     gpu = use_gpu(cluster)
     threads = cluster.threads_per_worker or max(1, cores() // cluster.workers)
     wanted = {part: index.parts.get(part, ()) for part in parts}
     files = [storage.join(prepared.shards_uri, f.file) for group in wanted.values() for f in group]
     if not files:
         raise DataError("nothing to evaluate:", [_empty("calib and test")])
+    score: Any = _score
     dataset = ray.data.read_parquet(files, include_paths=True).map_batches(
-        _PartActor,
-        fn_constructor_args=(bundle_uri, gpu, threads),
+        score,
+        fn_kwargs={
+            "bundle_uri": bundle_uri,
+            "created": read_info(bundle_uri).created,
+            "device": "cuda" if gpu else "cpu",
+            "threads": threads,
+        },
         batch_size=_BATCH,
-        compute=ray.data.ActorPoolStrategy(size=cluster.workers),
+        compute=ray.data.TaskPoolStrategy(size=cluster.workers),
         num_cpus=cluster.cpus_per_worker,
         num_gpus=1 if gpu else 0,
     )
@@ -128,10 +115,28 @@ def predict_parts(
     return {part: _collect(part, rows, index) for part in wanted}
 
 
-class _PartActor(LogitsActor):
-    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, Any]:
-        parts = [storage.name(path.rsplit("/", 1)[0]) for path in batch["path"]]
-        return super().__call__(batch) | {"part": np.array(parts, object)}
+def _score(
+    batch: dict[str, NDArray[Any]], bundle_uri: str, created: str, device: str, threads: int
+) -> dict[str, Any]:
+    """Ray Data task: scores of a batch of shard rows, without their pixels."""
+    predictor = _predictor(bundle_uri, created, device)
+    torch.set_num_threads(threads)
+    size_px = predictor.info.preprocess.size_px
+    pixels = [np.frombuffer(image, np.uint8) for image in batch["image"]]
+    parts = [storage.name(path.rsplit("/", 1)[0]) for path in batch["path"]]
+    return {
+        "part": np.array(parts, object),
+        "image_id": batch["image_id"],
+        "patient": batch["patient"],
+        "label": batch["label"],
+        "logits": predictor.logits(np.stack(pixels).reshape(-1, size_px, size_px)),
+    }
+
+
+@lru_cache(maxsize=1)
+def _predictor(bundle_uri: str, created: str, device: str) -> Predictor:
+    """The model, loaded once in each worker process; ``created`` sets trainings apart."""
+    return Predictor(Bundle.load(bundle_uri, device))
 
 
 def _collect(part: str, rows: list[dict[str, Any]], index: ShardIndex) -> Predictions:

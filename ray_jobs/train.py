@@ -79,6 +79,7 @@ def train(
     started = time.monotonic()
     prepared, run = Prepared(prepared_uri), Run(storage.absolute(run_uri))
     _, _, index = prepared.load()
+    prepared.check_made_for(recipe)
     run.begin(prepared, recipe, index.fingerprint)
     log = RunLog(run.uri)
 

@@ -14,6 +14,7 @@ from fetal_core.shards import ShardIndex, fingerprint
 from fetal_core.split import Split
 
 RECIPE = "recipe.json"
+_DECIDED_BY_PREPARE = ("labels", "split", "preprocess")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,26 @@ class Prepared:
                 "beside them. Run `fetal prepare --force` again."
             )
         return manifest, split, index
+
+    def check_made_for(self, recipe: Recipe) -> None:
+        """Refuse a recipe that asks for other images than lie here.
+
+        Raises:
+            ConfigError: labels, split or preprocessing differ; all differences.
+        """
+        found = differences(storage.read_json(self.recipe_uri), recipe.model_dump(mode="json"))
+        changed = [
+            f"{key}: prepared with {here!r}, asked for {asked!r}"
+            for key, (here, asked) in found.items()
+            if key.partition(".")[0] in _DECIDED_BY_PREPARE
+        ]
+        if changed:
+            raise ConfigError(
+                f"{self.uri}: was prepared with other settings:\n"
+                + "\n".join(f"  - {line}" for line in changed)
+                + "\nLeave these settings as they were, or run `fetal prepare` with the new ones "
+                "into another --out (or --force)."
+            )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,166 @@
+"""Steps of an epoch: exact accumulation, refusal of non-finite losses, totals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import CLASSES, SIZE_PX, fit_config, shard_table, toy_data, toy_images, toy_store
+from sklearn.metrics import f1_score, log_loss
+from torch import Tensor, nn
+
+from fetal_core.batches import BatchPlan
+from fetal_core.checkpoint import load_weights
+from fetal_core.errors import NonFiniteLossError
+from fetal_core.fit_config import FitConfig
+from fetal_core.losses import Loss
+from fetal_core.model import ModelConfig, PlaneClassifier, build
+from fetal_core.optim import make_optimizer, make_schedule
+from fetal_core.rows import RowStore
+from fetal_core.run_context import Event, LocalContext
+from fetal_core.steps import StepEngine, Totals, resolve_precision
+from fetal_core.train import fit
+
+
+def classifier(seed: int = 0) -> PlaneClassifier:
+    config = ModelConfig(architecture="squeezenet1_1", weights="none")
+    return build(config, len(CLASSES), 0.3, 0.3, seed, SIZE_PX)
+
+
+def run_epoch(engine: StepEngine, config: FitConfig, store: RowStore) -> Totals:
+    train = config.train
+    plan = BatchPlan(len(store), train.batch_size, train.micro_batch, 1, train.seed)
+    optimizer = make_optimizer(engine.model, config.optim)
+    schedule = make_schedule(optimizer, config.schedule, 1, plan.steps)
+    return engine.train_epoch(config, store, plan, 0, optimizer, schedule, None)
+
+
+def weights_after_one_step(folder: Path, micro_batch: int | None) -> dict[str, Tensor]:
+    config = fit_config(
+        augment={"rotation_deg": 20, "crop": 0.2, "speckle": 0.1},
+        loss={"label_smoothing": 0.1, "class_weights": (1.0, 2.0, 3.0, 4.0)},
+        optim={"lr": 0.1},
+        train={"batch_size": 10, "micro_batch": micro_batch},
+    )
+    context = LocalContext(folder)
+    fit(config, toy_data(10, 4), context)
+    model = classifier()
+    load_weights(context.latest, model)
+    return model.state_dict()
+
+
+def test_accumulated_micro_batches_make_the_step_of_the_whole_batch(tmp_path: Path) -> None:
+    whole = weights_after_one_step(tmp_path / "whole", None)
+    start = classifier().state_dict()
+    assert any(not torch.equal(whole[key], start[key]) for key in whole)
+    for micro_batch in (4, 1):
+        parts = weights_after_one_step(tmp_path / str(micro_batch), micro_batch)
+        for key in whole:
+            torch.testing.assert_close(parts[key], whole[key], atol=1e-5, rtol=0)
+
+
+def spoiled_store() -> RowStore:
+    """Eight toy images, of which ``i005`` is white."""
+    labels_N = np.arange(8) % 4
+    images_NHW = toy_images(labels_N, seed=1)
+    images_NHW[5] = 255
+    return RowStore([shard_table([f"i{n:03d}" for n in range(8)], labels_N, images_NHW)], SIZE_PX)
+
+
+def overflow_on_white(module: nn.Module, inputs: tuple[Tensor], logits_NK: Tensor) -> Tensor:
+    """A network that overflows on some images."""
+    finite_N1 = (inputs[0].mean((1, 2, 3)) < 1).float().unsqueeze(1)
+    return logits_NK / finite_N1
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1, 3])
+def test_non_finite_loss_stops_before_the_step_and_names_the_images(
+    tmp_path: Path, micro_batch: int | None
+) -> None:
+    model = classifier()
+    model.register_forward_hook(overflow_on_white)
+    engine = StepEngine(model, Loss("cross_entropy"), LocalContext(tmp_path), "fp32")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    config = fit_config(optim={"lr": 0.1}, train={"micro_batch": micro_batch})
+    with pytest.raises(NonFiniteLossError, match=r"epoch 1, step 1.*i005") as caught:
+        run_epoch(engine, config, spoiled_store())
+    assert ("i004" in str(caught.value)) == (micro_batch is None)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_diverging_training_is_stopped_in_the_step_that_shows_it(tmp_path: Path) -> None:
+    config = fit_config(optim={"lr": 1e30}, train={"batch_size": 8})
+    with pytest.raises(NonFiniteLossError, match=r"epoch 1, step 2; images: i0.*optim\.lr"):
+        fit(config, toy_data(), LocalContext(tmp_path))
+
+
+def test_diverged_model_is_not_reported_as_an_epoch(tmp_path: Path) -> None:
+    config = fit_config(optim={"lr": 1e30}, train={"batch_size": 24})
+    context = LocalContext(tmp_path)
+    with pytest.raises(NonFiniteLossError, match="validation loss is not finite after epoch 1"):
+        fit(config, toy_data(), context)
+    assert not context.latest.exists()
+
+
+def test_totals_agree_with_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits_NK = torch.randn(50, 4, generator=generator)
+    labels_N = torch.randint(0, 3, (50,), generator=generator)
+    targets_NK = nn.functional.one_hot(labels_N, 4).float()
+    totals = Totals.zero(4, torch.device("cpu"))
+    for rows in (slice(0, 7), slice(7, 50)):
+        losses_N = Loss("cross_entropy")(logits_NK[rows], targets_NK[rows])
+        totals.add(losses_N, logits_NK[rows], labels_N[rows])
+    probabilities_NK = logits_NK.double().softmax(1).numpy()
+    predicted_N = logits_NK.argmax(1)
+    found = totals.as_dict()
+    assert found["loss"] == pytest.approx(
+        log_loss(labels_N, probabilities_NK, labels=range(4)), rel=1e-5
+    )
+    assert found["accuracy"] == pytest.approx(float((predicted_N == labels_N).float().mean()))
+    # The fourth class has no image and does not count.
+    expected = f1_score(labels_N, predicted_N, labels=[0, 1, 2], average="macro")
+    assert found["macro_f1"] == pytest.approx(expected)
+
+
+def test_evaluation_is_a_plain_forward_pass_over_all_rows(tmp_path: Path) -> None:
+    store, model = toy_store(70, seed=5), classifier()
+    engine = StepEngine(model, Loss("cross_entropy"), LocalContext(tmp_path), "fp32")
+    found = engine.evaluate(store).as_dict()
+    with torch.inference_mode():
+        logits_NK = classifier().eval()(store.images(range(70)).float() / 255)
+    expected = nn.functional.cross_entropy(logits_NK, store.labels_N)
+    assert found["loss"] == pytest.approx(float(expected), rel=1e-5)
+    hits_N = (logits_NK.argmax(1) == store.labels_N).double()
+    assert found["accuracy"] == pytest.approx(float(hits_N.mean()))
+
+
+def test_an_event_for_each_step_carries_its_mean_loss(tmp_path: Path) -> None:
+    events: list[Event] = []
+    context = LocalContext(tmp_path, on_event=events.append)
+    engine = StepEngine(classifier(), Loss("cross_entropy"), context, "fp32")
+    totals = run_epoch(engine, fit_config(train={"micro_batch": 3}), toy_store(20))
+    assert [(event["epoch"], event["step"]) for event in events] == [(1, 1), (1, 2), (1, 3)]
+    rows = [7, 7, 6]
+    mean = sum(n * event["loss"] for n, event in zip(rows, events, strict=True)) / 20
+    assert totals.loss == pytest.approx(mean)
+
+
+def test_precision_asked_for_is_kept_and_auto_is_resolved() -> None:
+    cpu = torch.device("cpu")
+    assert resolve_precision("fp16", cpu) == "fp16"
+    assert resolve_precision("auto", cpu) in ("fp32", "bf16")
+
+
+def test_bfloat16_stays_close_to_float32(tmp_path: Path) -> None:
+    store = toy_store(8)
+    losses = [
+        StepEngine(classifier(), Loss("cross_entropy"), LocalContext(tmp_path), precision)
+        .evaluate(store)
+        .loss
+        for precision in ("fp32", "bf16")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
