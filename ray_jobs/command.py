@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 from pydantic import ValidationError
@@ -15,8 +15,9 @@ from fetal_core import storage
 from fetal_core.config import describe_faults
 from fetal_core.errors import ConfigError, FetalError
 from ray_jobs.console import errors
-from ray_jobs.job import Job, load_job, load_saved
-from ray_jobs.workspace import RECIPE
+
+if TYPE_CHECKING:
+    from ray_jobs.job import Job
 
 ArgsT = TypeVar("ArgsT")
 
@@ -62,6 +63,10 @@ def entry(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | Non
 
 
 def _config(argv: Sequence[str]) -> str | None:
+    # Recipes know the network, which imports torch: only where a command takes one.
+    from ray_jobs.job import Job, load_job, load_saved
+    from ray_jobs.workspace import RECIPE
+
     for position, word in enumerate(argv):
         if word == "--config" and position + 1 < len(argv):
             return argv[position + 1]

@@ -69,6 +69,9 @@ class TrainingView:
     def _on_starting(self, event: Event) -> None:
         self._task = self._progress.add_task("starting workers", total=None)
 
+    def _on_finished(self, event: Event) -> None:
+        say("this run is finished; choose another --name to train again")
+
     def _on_start(self, event: Event) -> None:
         self._epochs, self._steps = event["epochs"], event["steps"]
         if event["epochs_done"]:

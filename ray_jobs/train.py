@@ -29,7 +29,7 @@ from fetal_core.model import IMAGENET_MEAN, IMAGENET_STD, PlaneClassifier
 from fetal_core.recipe import Recipe
 from fetal_core.rows import RowStore
 from fetal_core.run_context import Event
-from fetal_core.runlog import RunLog
+from fetal_core.runlog import RunLog, read_history
 from fetal_core.shards import ShardIndex
 from fetal_core.train import fit
 from fetal_core.training_data import TrainingData
@@ -81,6 +81,10 @@ def train(
     _, _, index = prepared.load()
     prepared.check_made_for(recipe)
     run.begin(prepared, recipe, index.fingerprint)
+    if run.is_trained:
+        on_event({"kind": "finished"})
+        best = bundles.read_info(run.bundle_uri).metrics["validation"]
+        return TrainOutcome(run, best, len(read_history(run.uri)), 0.0)
     log = RunLog(run.uri)
 
     def record(event: Event) -> None:

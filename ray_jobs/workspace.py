@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fetal_core import storage
+from fetal_core.bundle import MODEL
 from fetal_core.config import differences, parse
 from fetal_core.errors import ConfigError, StaleInputError, StorageError
 from fetal_core.manifest import Manifest
@@ -123,6 +124,11 @@ class Run:
     def metrics_uri(self) -> str:
         """The test part's numbers."""
         return storage.join(self.uri, "metrics.json")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether training has ended and the model is written."""
+        return storage.exists(storage.join(self.bundle_uri, MODEL))
 
     def begin(self, prepared: Prepared, recipe: Recipe, shards: str) -> None:
         """Record the run's inputs, or check that a resumed run has the same.
