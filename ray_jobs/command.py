@@ -37,6 +37,10 @@ def parse_args(kind: type[ArgsT], argv: Sequence[str], prog: str) -> ArgsT:
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     if not any(field.name == "job" for field in fields):
         return tyro.cli(kind, args=list(argv), prog=prog)
+    # Recipes know the network, which imports torch: only where a command takes one.
+    from ray_jobs.job import Job, load_job, load_saved
+    from ray_jobs.workspace import RECIPE
+
     config = _config(argv)
     if config is not None:
         return _parse(kind, load_job(config), argv, prog)
@@ -63,10 +67,6 @@ def entry(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | Non
 
 
 def _config(argv: Sequence[str]) -> str | None:
-    # Recipes know the network, which imports torch: only where a command takes one.
-    from ray_jobs.job import Job, load_job, load_saved
-    from ray_jobs.workspace import RECIPE
-
     for position, word in enumerate(argv):
         if word == "--config" and position + 1 < len(argv):
             return argv[position + 1]
@@ -88,5 +88,5 @@ def _parse(kind: type[ArgsT], job: Job, argv: Sequence[str], prog: str) -> ArgsT
     try:
         return tyro.cli(kind, default=kind(**defaults), args=list(argv), prog=prog)
     except ValidationError as error:
-        faults = describe_faults(Job, error)
+        faults = describe_faults(type(job), error)
         raise ConfigError(f"{prog}: these flags do not go together:\n{faults}") from None
