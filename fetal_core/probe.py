@@ -124,7 +124,7 @@ def _solve(
         value = losses_N.mean() + l2_penalty(head, config.optim.weight_decay)
         _check_finite(value)
         value.backward()  # type: ignore[no-untyped-call]
-        return float(value)
+        return float(value.detach())
 
     for _ in range(_LBFGS_ROUNDS):
         optimizer.step(closure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -26,10 +25,11 @@ def main() -> int:
     try:
         code = _run(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return code
+        return code
+    except BrokenPipeError:
+        from ray_jobs.command import cut_off
+
+        return cut_off()
 
 
 def _run(argv: Sequence[str]) -> int:

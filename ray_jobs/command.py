@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 ArgsT = TypeVar("ArgsT")
 
+CUT_OFF = 1
 INTERRUPTED = 130
 
 
@@ -56,7 +58,9 @@ def entry(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | Non
     """Run a command; a user's error becomes a message and an exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        return main(sys.argv[1:] if argv is None else argv) or 0
+        code = main(sys.argv[1:] if argv is None else argv) or 0
+        sys.stdout.flush()
+        return code
     except FetalError as error:
         errors.print("[bold red]error:[/] ", end="")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
@@ -64,6 +68,14 @@ def entry(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | Non
     except KeyboardInterrupt:
         errors.print("interrupted; run the same command again to continue")
         return INTERRUPTED
+    except BrokenPipeError:
+        return cut_off()
+
+
+def cut_off() -> int:
+    """End quietly when whoever read the output has seen enough, as ``head`` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return CUT_OFF
 
 
 def _config(argv: Sequence[str]) -> str | None:

@@ -23,7 +23,7 @@ from fetal_core.model import PlaneClassifier
 from fetal_core.preprocess import PreprocessConfig
 from fetal_core.recipe import Recipe
 from fetal_core.rows import RowStore
-from fetal_core.run_context import LocalContext
+from fetal_core.run_context import Event, LocalContext
 from fetal_core.split import Split, make_split
 from fetal_core.training_data import TrainingData
 from ray_jobs.workspace import Prepared
@@ -49,8 +49,10 @@ class Interrupted(Exception):
 class InterruptedContext(LocalContext):
     """A local run that is killed after it has reported ``after`` epochs."""
 
-    def __init__(self, folder: Path, after: int) -> None:
-        super().__init__(folder)
+    def __init__(
+        self, folder: Path, after: int, on_event: Callable[[Event], None] | None = None
+    ) -> None:
+        super().__init__(folder, on_event=on_event)
         self._left = after
 
     def report(self, metrics: Mapping[str, float], save: Callable[[Path], None] | None) -> None:
