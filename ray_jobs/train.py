@@ -40,7 +40,7 @@ from ray_jobs.console import say, training_view
 from ray_jobs.events import listening
 from ray_jobs.job import Job
 from ray_jobs.ray_context import RayContext
-from ray_jobs.workspace import Prepared, Run
+from ray_jobs.workspace import CHECKPOINTS, Prepared, Run
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def _run_trainer(
                 resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
             ),
             run_config=ray.train.RunConfig(
-                name="checkpoints",
+                name=CHECKPOINTS,
                 storage_path=run.uri,
                 checkpoint_config=ray.train.CheckpointConfig(
                     num_to_keep=1,

@@ -15,6 +15,9 @@ from fetal_core.shards import ShardIndex, fingerprint
 from fetal_core.split import Split
 
 RECIPE = "recipe.json"
+CHECKPOINTS = "checkpoints"
+# Ray Train writes it with the first checkpoint.
+_SNAPSHOT = "checkpoint_manager_snapshot.json"
 _DECIDED_BY_PREPARE = ("labels", "split", "preprocess")
 
 
@@ -130,6 +133,11 @@ class Run:
         """Whether training has ended and the model is written."""
         return storage.exists(storage.join(self.bundle_uri, MODEL))
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to resume; a run that failed before may start anew."""
+        return storage.exists(storage.join(self.uri, CHECKPOINTS, _SNAPSHOT))
+
     def begin(self, prepared: Prepared, recipe: Recipe, shards: str) -> None:
         """Record the run's inputs, or check that a resumed run has the same.
 
@@ -138,7 +146,7 @@ class Run:
             StaleInputError: the shards have changed since the run began.
         """
         settings = recipe.model_dump(mode="json")
-        if storage.exists(self.info_uri):
+        if storage.exists(self.info_uri) and self.has_checkpoint:
             self._check_same(shards, settings)
             return
         storage.write_json(self.recipe_uri, settings)

@@ -162,6 +162,7 @@ def test_fine_tuning_starts_from_the_trained_head(tmp_path: Path, ema_decay: flo
             "epochs": 100,
             "batch_size": 24,
             "ema_decay": ema_decay,
+            "select_by": "val_loss",
         },
     )
     context = InterruptedContext(tmp_path, after=1, on_event=events.append)
