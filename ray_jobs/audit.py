@@ -14,7 +14,7 @@ from fetal_core import storage
 from fetal_core.audit import AuditResult, audit
 from fetal_core.compare import Comparison, compare_tables
 from fetal_core.errors import ConfigError
-from ray_jobs.command import entry, parse_args
+from ray_jobs.command import parse_args, stage
 from ray_jobs.console import progress_bar, say, show_problems
 from ray_jobs.job import Job
 
@@ -96,4 +96,4 @@ def _write(found: AuditResult, out: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry(main))
+    sys.exit(stage("audit"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.metadata import version
 
 COMMANDS = {
@@ -50,9 +49,9 @@ def _dispatch(name: str, argv: Sequence[str]) -> int:
         hint = f" Did you mean `fetal {close[0]}`?" if close else ""
         print(f"error: no command {name!r}.{hint} See `fetal --help`.", file=sys.stderr)
         return 2
-    from ray_jobs.command import entry
+    from ray_jobs.command import stage
 
-    return entry(import_module(f"ray_jobs.{name}").main, argv)
+    return stage(name, argv)
 
 
 def _help() -> str:

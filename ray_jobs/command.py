@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
@@ -76,6 +77,15 @@ def cut_off() -> int:
     """End quietly when whoever read the output has seen enough, as ``head`` does."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return CUT_OFF
+
+
+def stage(name: str, argv: Sequence[str] | None = None) -> int:
+    """Run the command of ``ray_jobs.NAME``, from the module of that name.
+
+    ``python -m`` calls its module ``__main__``, whose functions Ray would send to the workers by
+    value, with all they refer to.
+    """
+    return entry(import_module(f"ray_jobs.{name}").main, argv)
 
 
 def _config(argv: Sequence[str]) -> str | None:

@@ -32,7 +32,7 @@ from fetal_core.shards import ShardIndex
 from fetal_core.split import Fold, make_folds
 from fetal_core.steps import StepEngine
 from ray_jobs.cluster import connected, cores, total
-from ray_jobs.command import entry, parse_args
+from ray_jobs.command import parse_args, stage
 from ray_jobs.console import progress_bar, say, show_problems
 from ray_jobs.job import Job
 from ray_jobs.prepare import Progress, write_shards
@@ -220,4 +220,4 @@ def show(outcome: CrossvalOutcome) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry(main))
+    sys.exit(stage("crossval"))

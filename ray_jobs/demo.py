@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fetal_core.phantom import PhantomConfig
 from ray_jobs import predict
-from ray_jobs.command import entry, parse_args
+from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say
 from ray_jobs.job import load_job
 from ray_jobs.phantom import phantom_shown
@@ -43,4 +43,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry(main))
+    sys.exit(stage("demo"))

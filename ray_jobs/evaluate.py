@@ -33,7 +33,7 @@ from fetal_core.shards import ShardIndex, read_part
 from fetal_core.split import Split
 from ray_jobs.cluster import connected, cores, use_gpu
 from ray_jobs.cluster_config import ClusterConfig
-from ray_jobs.command import entry, parse_args
+from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say
 from ray_jobs.workspace import Prepared, Run
 
@@ -282,4 +282,4 @@ def show(outcome: EvaluateOutcome) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry(main))
+    sys.exit(stage("evaluate"))

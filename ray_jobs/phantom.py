@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from fetal_core.phantom import PhantomConfig, write_cohort
-from ray_jobs.command import entry, parse_args
+from ray_jobs.command import parse_args, stage
 from ray_jobs.console import progress_bar, say
 
 
@@ -41,4 +41,4 @@ def phantom_shown(cohort: PhantomConfig, out: Path, workers: int | None = None) 
 
 
 if __name__ == "__main__":
-    sys.exit(entry(main))
+    sys.exit(stage("phantom"))

@@ -16,7 +16,7 @@ from fetal_core.bundle import Bundle
 from fetal_core.errors import DataError, FetalError, ImageError, Problem
 from fetal_core.images import SUFFIXES
 from fetal_core.predict import Prediction, Predictor
-from ray_jobs.command import entry, parse_args
+from ray_jobs.command import parse_args, stage
 from ray_jobs.console import console
 
 
@@ -92,4 +92,4 @@ def _expand(files: Iterable[str]) -> Iterable[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(entry(main))
+    sys.exit(stage("predict"))

@@ -33,7 +33,7 @@ from fetal_core.shards import (
 )
 from fetal_core.split import Split, check_split, make_split
 from ray_jobs.cluster import connected
-from ray_jobs.command import entry, parse_args
+from ray_jobs.command import parse_args, stage
 from ray_jobs.console import progress_bar, say, show_problems
 from ray_jobs.job import Job
 from ray_jobs.workspace import Prepared
@@ -238,4 +238,4 @@ def show(outcome: PrepareOutcome) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry(main))
+    sys.exit(stage("prepare"))

@@ -12,7 +12,7 @@ import tyro
 from fetal_core import storage
 from ray_jobs import evaluate, prepare, train
 from ray_jobs.cluster import connected
-from ray_jobs.command import entry, parse_args
+from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say
 from ray_jobs.job import Job
 from ray_jobs.workspace import Run
@@ -53,4 +53,4 @@ def run_all(data: str, out: str, job: Job) -> Run:
 
 
 if __name__ == "__main__":
-    sys.exit(entry(main))
+    sys.exit(stage("run"))

@@ -35,7 +35,7 @@ from fetal_core.train import fit
 from fetal_core.training_data import TrainingData
 from ray_jobs.cluster import check_capacity, connected, cores, use_gpu
 from ray_jobs.cluster_config import ClusterConfig
-from ray_jobs.command import entry, parse_args
+from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say, training_view
 from ray_jobs.events import listening
 from ray_jobs.job import Job
@@ -280,4 +280,4 @@ def show(outcome: TrainOutcome) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(entry(main))
+    sys.exit(stage("train"))

@@ -1,0 +1,83 @@
+"""Runs ``fit`` on several processes with PyTorch's own process group, for tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from builders import toy_data
+from torch import Tensor, nn
+
+from fetal_core.fit_config import FitConfig
+from fetal_core.run_context import Event, LocalContext
+from fetal_core.train import fit
+
+
+class GlooContext:
+    """One of several ranks on this machine; rank 0 keeps the checkpoints."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rank: int = dist.get_rank()
+        self.world_size: int = dist.get_world_size()
+        self.device = torch.device("cpu")
+        self._local = LocalContext(folder)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+
+    def all_sum(self, value: Tensor) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @contextmanager
+    def checkpoint(self) -> Iterator[Path | None]:
+        with self._local.checkpoint() as folder:
+            dist.barrier()
+            yield folder
+
+    def report(self, metrics: Mapping[str, float], save: Callable[[Path], None] | None) -> None:
+        if self.rank == 0:
+            self._local.report(metrics, save)
+        dist.barrier()
+
+    def emit(self, event: Event) -> None:
+        """Nobody listens."""
+
+
+def fit_on_ranks(
+    configs: Mapping[str, FitConfig], folder: Path, world_size: int
+) -> dict[str, list[list[dict[str, Any]]]]:
+    """Train each configuration on ``toy_data(24, 9)``.
+
+    Returns:
+        For each name, the history of every rank; checkpoints lie in ``folder / name``.
+    """
+    values = {name: config.model_dump() for name, config in configs.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    mp.spawn(_rank, (world_size, str(folder), values), nprocs=world_size)
+    return {
+        name: [json.loads(_history(folder, name, rank).read_text()) for rank in range(world_size)]
+        for name in configs
+    }
+
+
+def _rank(rank: int, world_size: int, folder: str, configs: dict[str, dict[str, Any]]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+    )
+    for name, values in configs.items():
+        progress = fit(FitConfig(**values), toy_data(24, 9), GlooContext(Path(folder, name)))
+        _history(Path(folder), name, rank).write_text(json.dumps(progress.history))
+    dist.destroy_process_group()
+
+
+def _history(folder: Path, name: str, rank: int) -> Path:
+    return folder / f"{name}-{rank}.json"
