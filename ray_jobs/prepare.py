@@ -16,8 +16,7 @@ import tyro
 
 from fetal_core import storage
 from fetal_core.audit import audit
-from fetal_core.errors import DataError, FetalError, Problem, StaleInputError
-from fetal_core.images import ImageLimits
+from fetal_core.errors import DataError, Problem, StaleInputError
 from fetal_core.manifest import Manifest
 from fetal_core.preprocess import PreprocessConfig
 from fetal_core.recipe import Recipe
@@ -29,9 +28,9 @@ from fetal_core.shards import (
     fingerprint,
     finished,
     plan,
-    write_shard,
 )
 from fetal_core.split import Split, check_split, make_split
+from ray_jobs import shard_task
 from ray_jobs.cluster import connected
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import progress_bar, say, show_problems
@@ -177,24 +176,8 @@ def _run(tasks: list[ShardTask], root: str, out: str, recipe: Recipe) -> Iterato
     rows = [{"task": json.dumps(asdict(task))} for task in tasks]
     with connected():
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-        write: Any = _write
+        write: Any = shard_task.run
         yield from dataset.map(write, fn_kwargs=settings).iter_rows()
-
-
-def _write(
-    row: dict[str, Any], root: str, out: str, preprocess: dict[str, Any], limits: dict[str, Any]
-) -> dict[str, Any]:
-    """Write one shard in a Ray task; findings travel as data, since Ray rewraps exceptions."""
-    values = json.loads(row["task"])
-    task = ShardTask(values["part"], values["index"], tuple(values["rows"]))
-    try:
-        file = write_shard(task, root, out, PreprocessConfig(**preprocess), ImageLimits(**limits))
-    except DataError as error:
-        return {"file": "", "problems": json.dumps([asdict(p) for p in error.problems])}
-    except FetalError as error:
-        problem = Problem("shard-not-written", task.file, str(error), "Mend it and run again.")
-        return {"file": "", "problems": json.dumps([asdict(problem)])}
-    return {"file": json.dumps(asdict(file)), "problems": "[]"}
 
 
 @dataclass

@@ -146,7 +146,7 @@ class Run:
             StaleInputError: the shards have changed since the run began.
         """
         settings = recipe.model_dump(mode="json")
-        if storage.exists(self.info_uri) and self.has_checkpoint:
+        if storage.exists(self.info_uri) and (self.has_checkpoint or self.is_trained):
             self._check_same(shards, settings)
             return
         storage.write_json(self.recipe_uri, settings)

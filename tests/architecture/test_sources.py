@@ -13,6 +13,7 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 GLOBAL_SEEDERS = {
     "np.random.seed",
+    "numpy.random.seed",
     "random.seed",
     "torch.manual_seed",
     "torch.default_generator.manual_seed",

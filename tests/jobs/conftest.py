@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 # Ray reads these when it is imported.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "30")
+os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "120")
 
 import pytest
 import ray
 import ray.data
-from cohorts import recipe, write_textures
 
+from cohorts import recipe, write_textures
 from fetal_core.phantom import PhantomConfig, write_cohort
 from fetal_core.recipe import Recipe
 from ray_jobs.cluster_config import ClusterConfig
@@ -35,6 +36,7 @@ def cluster() -> Iterator[None]:
         log_to_driver=False,
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     yield
     ray.shutdown()
 

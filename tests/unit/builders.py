@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from data_samples import write_folder
 
+from data_samples import write_folder
 from fetal_core import shards
 from fetal_core.audit import audit
 from fetal_core.bundle import Bundle, BundleInfo
@@ -42,7 +42,7 @@ _BASE: dict[str, Any] = {
 }
 
 
-class Interrupted(Exception):
+class InterruptionError(Exception):
     """Stands for a killed process."""
 
 
@@ -59,7 +59,7 @@ class InterruptedContext(LocalContext):
         super().report(metrics, save)
         self._left -= 1
         if self._left == 0:
-            raise Interrupted
+            raise InterruptionError
 
 
 def fit_config(**tables: Mapping[str, Any]) -> FitConfig:
@@ -167,9 +167,7 @@ def toy_bundle(**changes: Any) -> Bundle:
     info = BundleInfo(**(settings | changes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = PlaneClassifier(
-            info.architecture, len(info.classes), mean=info.mean, std=info.std
-        )
+        model = PlaneClassifier(info.architecture, len(info.classes), mean=info.mean, std=info.std)
     # An untrained head answers nearly the same for all images.
-    model.head.weight.data.mul_(200)
+    model.head.weight.data.mul_(8)
     return Bundle(info, model.eval())

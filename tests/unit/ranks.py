@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from builders import toy_data
 from torch import Tensor, nn
 
+from builders import toy_data
 from fetal_core.fit_config import FitConfig
 from fetal_core.run_context import Event, LocalContext
 from fetal_core.train import fit

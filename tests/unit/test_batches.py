@@ -40,14 +40,14 @@ def pieces(batches: tuple[Batch, ...]) -> dict[int, list[int]]:
     return found
 
 
+def rows_of(batches: tuple[Batch, ...]) -> list[int]:
+    """Rows of a step, sorted."""
+    return sorted(row for piece in pieces(batches).values() for row in piece)
+
+
 @given(plans(), st.integers(0, 5))
 def test_every_row_comes_exactly_once_an_epoch(plan: BatchPlan, epoch: int) -> None:
-    rows = [
-        row
-        for batches in all_ranks(plan, epoch)
-        for piece in pieces(batches).values()
-        for row in piece
-    ]
+    rows = [row for batches in all_ranks(plan, epoch) for row in rows_of(batches)]
     assert sorted(rows) == list(range(plan.rows))
 
 
@@ -94,7 +94,7 @@ def test_micro_batches_do_not_depend_on_the_number_of_ranks(
 def test_the_composition_of_batches_never_depends_on_the_number_of_ranks(plan: BatchPlan) -> None:
     alone = all_ranks(replace(plan, world_size=1))
     for one, many in zip(alone, all_ranks(plan), strict=True):
-        assert sorted(sum(pieces(many).values(), [])) == sorted(sum(pieces(one).values(), []))
+        assert rows_of(many) == rows_of(one)
 
 
 @given(plans())

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import CLASSES, Interrupted, InterruptedContext, fit_config, toy_data
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from builders import CLASSES, InterruptedContext, InterruptionError, fit_config, toy_data
 from fetal_core.checkpoint import load_weights
 from fetal_core.errors import NonFiniteLossError
 from fetal_core.fit_config import FitConfig
@@ -166,7 +166,7 @@ def test_fine_tuning_starts_from_the_trained_head(tmp_path: Path, ema_decay: flo
         },
     )
     context = InterruptedContext(tmp_path, after=1, on_event=events.append)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptionError):
         fit(config, toy_data(), context)
     probe, first = events[0], events[-1]
     assert (probe["kind"], first["kind"], first["epoch"]) == ("probe", "epoch", 1)

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CLASSES, comparable, fit_config, toy_data
-from ranks import fit_on_ranks
 
+from builders import CLASSES, comparable, fit_config, toy_data
 from fetal_core.checkpoint import load_weights
 from fetal_core.fit_config import FitConfig
 from fetal_core.losses import Loss
@@ -17,6 +16,7 @@ from fetal_core.model import PlaneClassifier, build
 from fetal_core.run_context import LocalContext
 from fetal_core.steps import StepEngine
 from fetal_core.train import fit
+from ranks import fit_on_ranks
 
 PLAIN = fit_config(
     model={"dropout": 0.3},
@@ -27,7 +27,7 @@ PLAIN = fit_config(
 )
 AVERAGED = fit_config(
     model={"architecture": "shufflenet_v2_x0_5"},
-    optim={"lr": 0.05},
+    optim={"lr": 0.01},
     train={"epochs": 2, "batch_size": 12, "ema_decay": 0.8},
 )
 PROBED = fit_config(
@@ -35,6 +35,8 @@ PROBED = fit_config(
     train={"mode": "probe_then_finetune", "probe_epochs": 4, "epochs": 1, "micro_batch": 4},
 )
 CONFIGS = {"plain": PLAIN, "averaged": AVERAGED, "probed": PROBED}
+pytestmark = pytest.mark.slow
+
 Histories = dict[str, list[list[dict[str, Any]]]]
 
 
@@ -63,7 +65,7 @@ def test_two_ranks_give_the_curve_and_the_weights_of_one(
     expected = fit(CONFIGS[name], toy_data(24, 9), context).history
     for record, alone in zip(histories[name][0], expected, strict=True):
         for key in ("lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"):
-            assert record[key] == pytest.approx(alone[key], abs=1e-4), (key, record["epoch"])
+            assert record[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-4), key
     together = model_of(CONFIGS[name], folder / name / "latest").state_dict()
     for key, value in model_of(CONFIGS[name], context.latest).state_dict().items():
         torch.testing.assert_close(together[key], value, atol=1e-4, rtol=1e-3)

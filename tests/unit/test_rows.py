@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from builders import SIZE_PX, shard_table, toy_images, toy_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders import SIZE_PX, shard_table, toy_images, toy_store
 from fetal_core.rows import RowStore
 
 LABELS = np.arange(10) % 4

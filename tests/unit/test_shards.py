@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import SIZE_PX, manifest_of, write_index
-from data_samples import encode, texture, write_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders import SIZE_PX, manifest_of, write_index
+from data_samples import encode, texture, write_folder
 from fetal_core.errors import DataError, StorageError
 from fetal_core.images import ImageLimits, decode
 from fetal_core.manifest import Manifest
@@ -22,8 +22,8 @@ from fetal_core.shards import (
     ShardFile,
     ShardIndex,
     ShardTask,
-    finished,
     fingerprint,
+    finished,
     mean_and_std,
     plan,
     read_part,

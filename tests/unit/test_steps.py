@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import CLASSES, SIZE_PX, fit_config, shard_table, toy_data, toy_images, toy_store
 from sklearn.metrics import f1_score, log_loss
 from torch import Tensor, nn
 
+from builders import CLASSES, SIZE_PX, fit_config, shard_table, toy_data, toy_images, toy_store
 from fetal_core.batches import BatchPlan
 from fetal_core.checkpoint import load_weights
 from fetal_core.errors import NonFiniteLossError

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from builders import (
     CLASSES,
-    Interrupted,
     InterruptedContext,
+    InterruptionError,
     comparable,
     fit_config,
     toy_data,
     toy_store,
 )
-from torch import Tensor
-
-from fetal_core.checkpoint import Progress, load_trainer, load_weights
+from fetal_core.checkpoint import load_trainer, load_weights
 from fetal_core.errors import ConfigError
 from fetal_core.fit_config import FitConfig
 from fetal_core.losses import Loss
@@ -73,16 +73,14 @@ def expect_equal_state(found: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("name", RESUMABLE)
-def test_interrupted_and_resumed_run_equals_an_uninterrupted_one(
-    tmp_path: Path, name: str
-) -> None:
+def test_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, name: str) -> None:
     tables: dict[str, Any] = RESUMABLE[name]
     tables = tables | {"augment": AUGMENT}
     tables["train"] = {"epochs": 4, "batch_size": 12, **tables.get("train", {})}
     config, data = fit_config(**tables), toy_data()
     whole, halved = LocalContext(tmp_path / "whole"), LocalContext(tmp_path / "halved")
     expected = fit(config, data, whole)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptionError):
         fit(config, data, InterruptedContext(halved.folder, after=2))
     assert load_trainer(halved.latest)["progress"]["epochs_done"] == 2
     found = fit(config, data, halved)

@@ -1,0 +1,39 @@
+"""The Ray task that writes a shard; apart, so that its workers need not import torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from fetal_core.errors import DataError, FetalError, Problem
+from fetal_core.images import ImageLimits
+from fetal_core.preprocess import PreprocessConfig
+from fetal_core.shards import ShardTask, write_shard
+
+
+def run(
+    row: dict[str, Any], root: str, out: str, preprocess: dict[str, Any], limits: dict[str, Any]
+) -> dict[str, Any]:
+    """Write one shard; findings travel as data, since Ray rewraps exceptions.
+
+    Args:
+        row: ``task``, a ``ShardTask`` as JSON.
+        root: folder of the images.
+        out: folder of the shards.
+        preprocess: fields of ``PreprocessConfig``.
+        limits: fields of ``ImageLimits``.
+
+    Returns:
+        ``file``, the written ``ShardFile`` as JSON or empty, and ``problems``, a JSON list.
+    """
+    values = json.loads(row["task"])
+    task = ShardTask(values["part"], values["index"], tuple(values["rows"]))
+    try:
+        file = write_shard(task, root, out, PreprocessConfig(**preprocess), ImageLimits(**limits))
+    except DataError as error:
+        return {"file": "", "problems": json.dumps([asdict(p) for p in error.problems])}
+    except FetalError as error:
+        problem = Problem("shard-not-written", task.file, str(error), "Mend it and run again.")
+        return {"file": "", "problems": json.dumps([asdict(problem)])}
+    return {"file": json.dumps(asdict(file)), "problems": "[]"}

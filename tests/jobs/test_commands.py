@@ -1,0 +1,277 @@
+"""Commands as their users call them: bad input ends in one clear error and leaves nothing."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cohorts import png
+from fetal_core.bundle import Bundle, BundleInfo
+from fetal_core.model import PlaneClassifier
+from fetal_core.preprocess import PreprocessConfig
+from ray_jobs import audit, crossval, evaluate, predict, prepare, run, train
+from ray_jobs.cli import COMMANDS
+from ray_jobs.command import entry
+
+Capture = pytest.CaptureFixture[str]
+
+
+def refused(main: Callable[..., int | None], words: list[str], capsys: Capture) -> str:
+    """What a command says that must fail; it may not print a traceback."""
+    try:
+        code: int | str | None = entry(main, words)
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert isinstance(code, int)
+    assert code > 0, said
+    assert "Traceback" not in said
+    assert said.strip()
+    return said
+
+
+def edit_table(data: Path, change: Callable[[list[list[str]]], None]) -> None:
+    lines = (data / "labels.csv").read_text().splitlines()
+    rows = [line.split(";") for line in lines]
+    change(rows)
+    (data / "labels.csv").write_text("\n".join(";".join(row) for row in rows) + "\n")
+
+
+def one_class(data: Path) -> None:
+    def change(rows: list[list[str]]) -> None:
+        for row in rows[1:]:
+            row[2] = "Fetal brain"
+
+    edit_table(data, change)
+
+
+def leak_a_patient(data: Path) -> None:
+    def change(rows: list[list[str]]) -> None:
+        rows[2][1] = rows[1][1]
+
+    edit_table(data, change)
+
+
+def duplicate_across_patients(data: Path) -> None:
+    (data / "images/P04_0.png").write_bytes((data / "images/P02_0.png").read_bytes())
+
+
+def truncate(data: Path) -> None:
+    file = data / "images/P03_0.png"
+    file.write_bytes(file.read_bytes()[:300])
+
+
+def one_pixel(data: Path) -> None:
+    (data / "images/P03_0.png").write_bytes(png(7, 1, 1))
+
+
+def huge_header(data: Path) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + checksum
+
+    size = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    (data / "images/P03_0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + size + pixels)
+
+
+def text_as_image(data: Path) -> None:
+    (data / "images/P03_0.png").write_text("this is not an image\n" * 20)
+
+
+def utf16_table(data: Path) -> None:
+    text = (data / "labels.csv").read_text()
+    (data / "labels.csv").write_text(text, encoding="utf-16")
+
+
+def no_table(data: Path) -> None:
+    (data / "labels.csv").unlink()
+
+
+def no_images(data: Path) -> None:
+    for file in (data / "images").iterdir():
+        file.unlink()
+
+
+def bad_file_name(data: Path) -> None:
+    Path(str(data / "images/P\udcff.png")).write_bytes(png(90))
+
+
+FAULTS = [
+    (one_class, "single-class"),
+    (leak_a_patient, "leaked-patient"),
+    (duplicate_across_patients, "duplicate"),
+    (truncate, "truncated-image"),
+    (one_pixel, "too-small"),
+    (huge_header, "60000 x 60000"),
+    (text_as_image, "P03_0.png"),
+    (utf16_table, "labels.csv"),
+    (no_table, "label"),
+    (no_images, "missing-image"),
+    (bad_file_name, "UTF-8"),
+]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"), FAULTS, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_faulty_data_end_in_one_error(
+    spoil: Callable[[Path], None], named: str, textures: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    spoil(textures)
+    said = refused(prepare.main, [str(textures), "--out", str(tmp_path / "out")], capsys)
+    assert named in said
+    assert said.count("error:") == 1
+    assert not (tmp_path / "out").exists()
+    assert named in refused(audit.main, [str(textures)], capsys)
+
+
+@pytest.mark.parametrize("stage", [prepare, run, crossval])
+def test_missing_folder(stage: object, cluster: None, tmp_path: Path, capsys: Capture) -> None:
+    words = [str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
+    said = refused(stage.main, words, capsys)  # type: ignore[attr-defined]
+    assert "nowhere" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_windows_line_ends_are_no_fault(textures: Path, capsys: Capture) -> None:
+    table = textures / "labels.csv"
+    table.write_bytes(table.read_bytes().replace(b"\n", b"\r\n"))
+    assert entry(audit.main, [str(textures)]) == 0
+    assert "no errors" in capsys.readouterr().out
+
+
+WRONG_WORDS = [
+    (["--train.epoch", "3"], "--train.epoch"),
+    (["--train.epochs", "0"], "greater than or equal to 1"),
+    (["--train.epochs", "many"], "many"),
+    (["--optim.name", "lbfgs"], "lbfgs"),
+    (["--config", "orginal"], "original"),
+    (["--config", "nowhere.toml"], "nowhere.toml"),
+    (["--config"], "--config"),
+]
+
+
+@pytest.mark.parametrize(("words", "named"), WRONG_WORDS)
+def test_wrong_flags(
+    words: list[str], named: str, textures: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    arguments = [str(textures), "--out", str(tmp_path / "out"), *words]
+    assert named in refused(prepare.main, arguments, capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_faults_of_a_configuration_file_come_together(
+    textures: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[train]\nepoch = 3\nbatch_size = 0\n[preproces]\nfit = "letterbox"\n')
+    arguments = [str(textures), "--out", str(tmp_path / "out"), "--config", str(file)]
+    said = refused(prepare.main, arguments, capsys)
+    for expected in ("train.epoch", "'epochs'", "train.batch_size", "'preprocess'"):
+        assert expected in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_needs_a_prepared_folder(textures: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = [str(textures), "--runs", str(tmp_path / "runs")]
+    assert "fetal prepare" in refused(train.main, words, capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_evaluation_needs_a_run(textures: Path, capsys: Capture) -> None:
+    assert "not a run" in refused(evaluate.main, [str(textures)], capsys)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """An untrained model."""
+    info = BundleInfo(
+        architecture="squeezenet1_1",
+        classes=("Fetal brain", "Fetal femur"),
+        preprocess=PreprocessConfig(size_px=32),
+        loss="cross_entropy",
+        mean=(0.2,),
+        std=(0.1,),
+    )
+    model = PlaneClassifier("squeezenet1_1", 2, mean=info.mean, std=info.std)
+    Bundle(info, model).save(str(tmp_path / "bundle"))
+    return tmp_path / "bundle"
+
+
+@pytest.mark.parametrize("file", ["model.json", "weights.safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_prediction_needs_a_whole_bundle(
+    file: str, damage: str, bundle: Path, textures: Path, capsys: Capture
+) -> None:
+    part = bundle / file
+    if damage == "missing":
+        part.unlink()
+    else:
+        part.write_bytes(part.read_bytes()[:100])
+    said = refused(predict.main, [str(bundle), str(textures / "images/P01_0.png")], capsys)
+    assert file in said or str(bundle) in said
+
+
+def test_good_files_are_predicted_beside_a_bad_one(
+    bundle: Path, textures: Path, capsys: Capture
+) -> None:
+    truncate(textures)
+    files = [str(textures / f"images/P0{i}_0.png") for i in (1, 2, 3)]
+    said = refused(predict.main, [str(bundle), *files], capsys)
+    assert "P01_0.png" in said
+    assert "P02_0.png" in said
+    assert "1 files have no prediction" in said
+    assert "truncated-image" in said
+
+
+def test_folders_with_unreadable_names_are_refused(
+    bundle: Path, textures: Path, capsys: Capture
+) -> None:
+    bad_file_name(textures)
+    said = refused(predict.main, [str(bundle), str(textures / "images")], capsys)
+    assert "UTF-8" in said
+
+
+@pytest.mark.parametrize("stage", COMMANDS)
+def test_every_stage_is_a_module_with_help(stage: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"ray_jobs.{stage}", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: fetal {stage}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--help"], ["phantom", "--help"], ["--version"]])
+def test_a_reader_that_stops_early_is_no_error(words: list[str]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray_jobs.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.wait(timeout=60)
+
+
+def test_an_unknown_command_names_the_nearest() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_jobs.cli", "evalaute"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "fetal evaluate" in done.stderr

@@ -1,0 +1,134 @@
+"""Checkpoints on disk: round trip, damage, replacement of old ones."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from builders import SIZE_PX
+from fetal_core.checkpoint import (
+    TRAINER,
+    WEIGHTS,
+    load_trainer,
+    load_weights,
+    save_trainer,
+    save_weights,
+)
+from fetal_core.errors import ModelError
+from fetal_core.model import ModelConfig, PlaneClassifier, build
+from fetal_core.run_context import LocalContext
+
+
+def classifier(seed: int, classes: int = 4, architecture: str = "squeezenet1_1") -> PlaneClassifier:
+    config = ModelConfig(architecture=architecture, weights="none")
+    return build(config, classes, 0.2, 0.1, seed, SIZE_PX)
+
+
+def test_weights_round_trip_whatever_the_memory_format(tmp_path: Path) -> None:
+    source = classifier(0).to(memory_format=torch.channels_last)
+    save_weights(tmp_path, source.state_dict())
+    target = classifier(1)
+    load_weights(tmp_path, target)
+    for key, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[key], value)
+    assert list(load_file(tmp_path / WEIGHTS)) == sorted(source.state_dict())
+
+
+@pytest.mark.parametrize("keep", [0, 6, 1000, 100_000])
+def test_damaged_weights_are_a_model_error(tmp_path: Path, keep: int) -> None:
+    save_weights(tmp_path, classifier(0).state_dict())
+    file = tmp_path / WEIGHTS
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ModelError, match="do not fit this model"):
+        load_weights(tmp_path, classifier(0))
+
+
+def test_missing_weights_and_weights_of_another_model_are_model_errors(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=WEIGHTS):
+        load_weights(tmp_path, classifier(0))
+    save_weights(tmp_path, classifier(0).state_dict())
+    for other in (classifier(0, classes=6), classifier(0, architecture="shufflenet_v2_x0_5")):
+        with pytest.raises(ModelError, match="do not fit this model"):
+            load_weights(tmp_path, other)
+
+
+def test_trainer_state_round_trip(tmp_path: Path) -> None:
+    layer = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    state = {"optimizer": optimizer.state_dict(), "progress": {"history": [{"val_loss": 0.5}]}}
+    save_trainer(tmp_path, state)
+    found = load_trainer(tmp_path)
+    assert found["progress"] == state["progress"]
+    moments = found["optimizer"]["state"][0]["exp_avg"]
+    assert torch.equal(moments, optimizer.state_dict()["state"][0]["exp_avg"])
+
+
+class Harmful:
+    """Would run code of the file's author when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("harm"),))
+
+
+def test_trainer_state_with_code_in_it_is_refused_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"x": Harmful()}, tmp_path / TRAINER)
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_trainer(tmp_path)
+    (tmp_path / TRAINER).write_bytes(pickle.dumps(Harmful(), protocol=2))
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_trainer(tmp_path)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_truncated_and_missing_trainer_states_are_model_errors(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_trainer(tmp_path)
+    save_trainer(tmp_path, {"weights": torch.zeros(1000)})
+    file = tmp_path / TRAINER
+    data = file.read_bytes()
+    for keep in (0, 10, len(data) // 2):
+        file.write_bytes(data[:keep])
+        with pytest.raises(ModelError, match="cannot be read"):
+            load_trainer(tmp_path)
+
+
+def save_text(text: str, folder: Path) -> None:
+    (folder / "text").write_text(text)
+
+
+def test_local_context_keeps_the_latest_and_the_best_checkpoint(tmp_path: Path) -> None:
+    context = LocalContext(tmp_path)
+    with context.checkpoint() as folder:
+        assert folder is None
+    for text, best in (("one", 1.0), ("two", 1.0), ("three", 0.0)):
+        context.report({"is_best": best}, lambda folder, text=text: save_text(text, folder))
+    with context.checkpoint() as folder:
+        assert (folder / "text").read_text() == "three"
+    assert (context.best / "text").read_text() == "two"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "latest"]
+
+
+def test_failing_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    context = LocalContext(tmp_path)
+    context.report({"is_best": 1.0}, lambda folder: save_text("good", folder))
+
+    def fail(folder: Path) -> None:
+        save_text("half", folder)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        context.report({"is_best": 1.0}, fail)
+    for folder in (context.latest, context.best):
+        assert (folder / "text").read_text() == "good"
+    context.report({"is_best": 0.0}, lambda folder: save_text("next", folder))
+    assert (context.latest / "text").read_text() == "next"
