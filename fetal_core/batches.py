@@ -47,13 +47,22 @@ class BatchPlan:
         """Optimizer steps in an epoch."""
         return max(1, math.ceil(self.rows / self.batch_size))
 
+    @property
+    def smallest_micro_batch(self) -> int:
+        """Rows in the smallest micro-batch of an epoch."""
+        sizes = {self.rows // self.steps, math.ceil(self.rows / self.steps)}
+        return min(size // self._pieces(size) for size in sizes)
+
+    def _pieces(self, rows: int) -> int:
+        """Micro-batches of a batch, equally many for every rank."""
+        pieces = max(math.ceil(rows / (self.micro_batch or rows)), self.world_size)
+        return math.ceil(pieces / self.world_size) * self.world_size
+
     def epoch(self, epoch: int, rank: int) -> Iterator[Batch]:
         """Batches of one epoch in an order that depends on (seed, epoch) alone."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
         for step, batch in enumerate(np.array_split(order, self.steps)):
-            limit = self.micro_batch or len(batch)
-            pieces = max(math.ceil(len(batch) / limit), self.world_size)
-            pieces = math.ceil(pieces / self.world_size) * self.world_size
+            pieces = self._pieces(len(batch))
             split = np.array_split(batch, pieces)
             mine = range(rank, pieces, self.world_size)
             micro = tuple((i, torch.from_numpy(split[i])) for i in mine if len(split[i]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import platform
@@ -74,23 +75,27 @@ class Bundle:
         data = safetensors.torch.save(
             {key: value.contiguous() for key, value in self.model.state_dict().items()}
         )
+        hashes = self.info.hashes | {"weights": hashlib.sha256(data).hexdigest()}
         storage.write_bytes(storage.join(uri, WEIGHTS), data)
-        write_info(uri, self.info)
+        write_info(uri, self.info.model_copy(update={"hashes": hashes}))
 
     @classmethod
     def load(cls, uri: str, device: str = "cpu") -> Bundle:
         """Read a bundle and put its model in evaluation mode.
 
         Raises:
-            ModelError: not a bundle, or its weights do not fit its description.
+            ModelError: not a bundle, or its weights are not those it was saved with.
+            StorageError: a file of it cannot be read.
         """
         info = read_info(uri)
+        data = storage.read_bytes(storage.join(uri, WEIGHTS))
+        if hashlib.sha256(data).hexdigest() != info.hashes.get("weights"):
+            raise ModelError(f"{uri}: {WEIGHTS} is damaged or of another model. Train again.")
         model = PlaneClassifier(info.architecture, len(info.classes), mean=info.mean, std=info.std)
         try:
-            state = safetensors.torch.load(storage.read_bytes(storage.join(uri, WEIGHTS)))
-            model.load_state_dict(state)
+            model.load_state_dict(safetensors.torch.load(data))
         except (safetensors.SafetensorError, RuntimeError) as error:
-            raise ModelError(f"{uri}: the weights are damaged or do not fit: {error}") from None
+            raise ModelError(f"{uri}: the weights do not fit {MODEL}: {error}") from None
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(info, model.eval())
 
@@ -100,6 +105,7 @@ def read_info(uri: str) -> BundleInfo:
 
     Raises:
         ModelError: there is none, or it is of another format.
+        StorageError: it cannot be read or is not JSON.
     """
     path = storage.join(uri, MODEL)
     if not storage.exists(path):

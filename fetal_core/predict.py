@@ -69,6 +69,8 @@ class Predictor:
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         """Predictions for decoded grey uint8 images of any size."""
+        if not images:
+            return []
         ready = [preprocess(image_HW, self.info.preprocess) for image_HW in images]
         rows_NK = self.probabilities(self.logits(np.stack(ready)))
         return [self._prediction(row_K, frame) for frame, row_K in enumerate(rows_NK)]

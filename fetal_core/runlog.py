@@ -51,9 +51,10 @@ class RunLog:
 
             folder = storage.join(self._run_dir, "tensorboard")
             self._board = SummaryWriter(folder)
+        phase = f"{record['phase']}/" if "phase" in record else ""
         for key, value in record.items():
             if isinstance(value, float):
-                self._board.add_scalar(key, value, record["epoch"])
+                self._board.add_scalar(f"{phase}{key}", value, record["epoch"])
 
 
 def read_history(run_dir: str) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def fit(config: FitConfig, data: TrainingData, context: RunContext) -> Progress:
         ModelError: the pretrained weights do not fit.
         NonFiniteLossError: the loss became NaN or infinite.
     """
-    _check(config, data, context)
+    _check_parts(data)
     model = build(
         config.model, len(data.classes), data.mean, data.std, config.train.seed, data.train.size_px
     ).to(context.device)
@@ -91,15 +91,25 @@ def _probe(config: FitConfig, data: TrainingData, engine: StepEngine) -> Progres
     return progress
 
 
-def _check(config: FitConfig, data: TrainingData, context: RunContext) -> None:
+def _check_parts(data: TrainingData) -> None:
     if not len(data.train) or not len(data.val):
         raise ConfigError("the training or the validation part has no rows. Change `split`.")
-    smallest = 2 * context.world_size if context.world_size > 1 else 1
-    if min(config.train.batch_size, len(data.train)) < smallest:
+
+
+def _plan(config: FitConfig, data: TrainingData, context: RunContext) -> BatchPlan:
+    train = config.train
+    rows, world_size = len(data.train), context.world_size
+    return BatchPlan(rows, train.batch_size, train.micro_batch, world_size, train.seed)
+
+
+def _check_batches(plan: BatchPlan, model: nn.Module) -> None:
+    normalised = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    if plan.smallest_micro_batch < (2 if normalised else 1):
         raise ConfigError(
-            f"train.batch_size = {config.train.batch_size} with {len(data.train)} training images "
-            f"is too little for {context.world_size} workers: every worker needs two images a "
-            "step. Use fewer workers or a larger batch."
+            f"train.batch_size = {plan.batch_size} and train.micro_batch = {plan.micro_batch} cut "
+            f"{plan.rows} training images for {plan.world_size} workers into micro-batches of "
+            f"{plan.smallest_micro_batch}: batch norm needs two images, any worker one. Take fewer "
+            "workers or larger batches."
         )
 
 
@@ -111,13 +121,8 @@ class _FineTuning:
         self.config, self.data, self.engine = config, data, engine
         self.model, self.context = engine.model, engine.context
         self.progress = Progress()
-        self.plan = BatchPlan(
-            len(data.train),
-            train.batch_size,
-            train.micro_batch,
-            self.context.world_size,
-            train.seed,
-        )
+        self.plan = _plan(config, data, self.context)
+        _check_batches(self.plan, self.model)
         self.optimizer = make_optimizer(self.model, config.optim)
         self.schedule = make_schedule(
             self.optimizer, config.schedule, train.epochs, self.plan.steps

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -51,6 +51,27 @@ def test_constraints_pin_exact_versions_from_the_index() -> None:
 def test_every_dependency_is_pinned_within_its_declared_range(requirement: Requirement) -> None:
     (specifier,) = pins()[canonicalize_name(requirement.name)].specifier
     assert requirement.specifier.contains(specifier.version)
+
+
+def test_whatever_a_dependency_needs_is_pinned_too() -> None:
+    assert closure(declared("test")) - set(pins()) == set()
+
+
+def closure(wanted: list[Requirement]) -> set[str]:
+    extras: dict[str, set[str]] = {}
+    while wanted:
+        requirement = wanted.pop()
+        name = canonicalize_name(requirement.name)
+        if name in extras and requirement.extras <= extras[name]:
+            continue
+        asked = extras.setdefault(name, {""})
+        asked |= requirement.extras
+        wanted += [
+            needed
+            for needed in map(Requirement, requires(name) or [])
+            if needed.marker is None or any(needed.marker.evaluate({"extra": e}) for e in asked)
+        ]
+    return set(extras)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
