@@ -32,8 +32,8 @@ class BatchPlan:
 
     Every row is used exactly once an epoch. Batches differ by at most one row, so that none is too
     small for batch normalisation. Micro-batches are cut from the whole batch and then dealt to the
-    ranks, so that at a given ``micro_batch`` their composition does not depend on the number of
-    ranks.
+    ranks, so that their composition does not depend on the number of ranks while every rank gets
+    one: up to ``batch_size / micro_batch`` ranks.
     """
 
     rows: int
@@ -54,9 +54,8 @@ class BatchPlan:
         return min(size // self._pieces(size) for size in sizes)
 
     def _pieces(self, rows: int) -> int:
-        """Micro-batches of a batch, equally many for every rank."""
-        pieces = max(math.ceil(rows / (self.micro_batch or rows)), self.world_size)
-        return math.ceil(pieces / self.world_size) * self.world_size
+        """Micro-batches of a batch, at least one for every rank."""
+        return max(math.ceil(rows / (self.micro_batch or rows)), self.world_size)
 
     def epoch(self, epoch: int, rank: int) -> Iterator[Batch]:
         """Batches of one epoch in an order that depends on (seed, epoch) alone."""
@@ -67,6 +66,11 @@ class BatchPlan:
             mine = range(rank, pieces, self.world_size)
             micro = tuple((i, torch.from_numpy(split[i])) for i in mine if len(split[i]))
             yield Batch(step, len(batch), micro)
+
+
+def evaluation_batch(size_px: int) -> int:
+    """Rows to evaluate at once: about as many pixels as 64 images of 224 px have."""
+    return max(1, 64 * 224**2 // size_px**2)
 
 
 def evaluation_rows(rows: int, rank: int, world_size: int, size: int) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -30,6 +31,8 @@ class TrainConfig(Config):
         ema_decay: decay of an exponential moving average of the weights; 0 is off.
         early_stop_epochs: stop after so many epochs without a better validation score; 0 is off.
         select_by: the validation number that picks the best epoch.
+        max_train_images: train on a random draw of so many images; None takes all.
+        max_val_images: likewise for validation.
         seed: source of all randomness of the run.
     """
 
@@ -43,7 +46,14 @@ class TrainConfig(Config):
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     early_stop_epochs: int = Field(default=0, ge=0)
     select_by: Literal["val_macro_f1", "val_accuracy", "val_loss"] = "val_macro_f1"
+    max_train_images: int | None = Field(default=None, ge=1)
+    max_val_images: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
+
+    def score(self, record: Mapping[str, float]) -> float:
+        """How good an epoch is by ``select_by``; larger is better."""
+        value = record[self.select_by]
+        return -value if self.select_by == "val_loss" else value
 
 
 class FitConfig(Config):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fetal_core.batches import evaluation_rows
+from fetal_core.batches import evaluation_batch, evaluation_rows
 from fetal_core.checkpoint import load_weights
 from fetal_core.fit_config import FitConfig
 from fetal_core.losses import scores
@@ -24,7 +24,6 @@ from fetal_core.split import make_folds
 from fetal_core.train import fit
 from fetal_core.training_data import TrainingData
 
-_BATCH = 64
 _INNER_FOLDS = 7
 
 
@@ -78,13 +77,14 @@ def fit_fold(
     train_ids: Sequence[str],
     val_ids: Sequence[str],
     test_ids: Sequence[str],
+    device: str = "cpu",
 ) -> Predictions:
     """Train a whole model, take its best epoch on the validation rows, score the test rows."""
     train, test = store.subset(train_ids), store.subset(test_ids)
     mean, std = train.mean_and_std()
     data = TrainingData(train, store.subset(val_ids), classes, mean, std)
     with tempfile.TemporaryDirectory(prefix="fetal-fold-") as folder:
-        context = LocalContext(Path(folder))
+        context = LocalContext(Path(folder), device)
         fit(config, data, context)
         model = build(
             config.model.model_copy(update={"weights": "none"}),
@@ -95,11 +95,11 @@ def fit_fold(
             store.size_px,
         )
         load_weights(context.best, model)
-    model.eval()
+    model.to(device).eval()
     with torch.inference_mode():
         logits = [
-            model(test.images(rows_N).float().div_(255))
-            for rows_N in evaluation_rows(len(test), 0, 1, _BATCH)
+            model(test.images(rows_N).to(device).float().div_(255)).cpu()
+            for rows_N in evaluation_rows(len(test), 0, 1, evaluation_batch(test.size_px))
         ]
     return _predictions(config, test, torch.cat(logits), classes)
 

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+NAMED_WEIGHTS = ("imagenet", "none")
+
 _SHOWN = 5
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 # Published DenseNet files name layers ``norm.1`` where the module now says ``norm1``.
@@ -44,6 +46,12 @@ class ModelConfig(Config):
     weights: str = "imagenet"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     normalise: Literal["dataset", "imagenet"] = "dataset"
+
+    def statistics(self, mean: float, std: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation to normalise by, given those of the training part."""
+        if self.normalise == "imagenet":
+            return IMAGENET_MEAN, IMAGENET_STD
+        return (mean,), (std,)
 
 
 class PlaneClassifier(nn.Module):
@@ -125,15 +133,15 @@ def build(
         ModelError: the weights cannot be had or do not fit.
         StorageError: the weights file cannot be read.
     """
-    imagenet = config.normalise == "imagenet"
+    means, stds = config.statistics(mean, std)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = PlaneClassifier(
             config.architecture,
             classes,
             config.dropout,
-            mean=IMAGENET_MEAN if imagenet else (mean,),
-            std=IMAGENET_STD if imagenet else (std,),
+            mean=means,
+            std=stds,
         )
     _check_image_size(model, image_size_px)
     if config.weights == "none":

@@ -28,6 +28,8 @@ class OptimConfig(Config):
         nesterov: Nesterov's momentum for SGD.
         weight_decay: on weight matrices and kernels; never on biases and norm layers.
         clip_norm: largest global gradient norm, or None.
+        reference_batch: batch size that ``lr`` was found at: another ``train.batch_size`` scales it
+            by ``scale_lr``. None takes ``lr`` as it is.
         backbone_lr_scale: learning rate of the backbone as a multiple of ``lr``.
     """
 
@@ -38,6 +40,7 @@ class OptimConfig(Config):
     weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     clip_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     backbone_lr_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    reference_batch: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> OptimConfig:

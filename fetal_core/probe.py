@@ -43,7 +43,7 @@ def extract(engine: StepEngine, store: RowStore) -> Features:
         with engine.autocast():
             features_NF[rows_N.to(context.device)] = model.features(images).float()
     # Each rank has filled its own rows; the others are zero.
-    return Features(context.all_sum(features_NF).clone(), store.labels_N.to(context.device))
+    return Features(context.all_sum(features_NF), store.labels_N.to(context.device))
 
 
 def train_head(
@@ -76,8 +76,7 @@ def train_head(
     best, best_score = {}, float("-inf")
     for record in solve(config, head, loss, train, epochs):
         record |= {f"val_{key}": x for key, x in _totals(head, loss, val).as_dict().items()}
-        select = config.train.select_by
-        score = -record[select] if select == "val_loss" else record[select]
+        score = config.train.score(record)
         record["is_best"] = float(score > best_score)
         if record["is_best"]:
             best_score = score

@@ -68,6 +68,13 @@ class RowStore:
         part._images = [self._images[row] for row in rows]
         return part
 
+    def at_most(self, rows: int | None, seed: int) -> RowStore:
+        """A random draw of ``rows`` rows; all of them if there are no more, or for None."""
+        if rows is None or rows >= len(self):
+            return self
+        drawn = np.random.default_rng([seed, rows]).choice(len(self), rows, replace=False)
+        return self.subset([self.image_ids[row] for row in drawn])
+
     def mean_and_std(self) -> tuple[float, float]:
         """Mean and standard deviation in [0, 1] over all pixels."""
         pixels = total = squares = 0

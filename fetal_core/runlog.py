@@ -57,6 +57,12 @@ class RunLog:
                 self._board.add_scalar(f"{phase}{key}", value, record["epoch"])
 
 
+def training_history(run_dir: str) -> list[dict[str, Any]]:
+    """Epochs of fine-tuning, or of the linear head where nothing else was trained."""
+    records = read_history(run_dir)
+    return [record for record in records if "phase" not in record] or records
+
+
 def read_history(run_dir: str) -> list[dict[str, Any]]:
     """Records of ``metrics.jsonl``; empty where there is none."""
     uri = storage.join(run_dir, METRICS)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from fetal_core.augment import augment, row_seeds
-from fetal_core.batches import Batch, BatchPlan, evaluation_rows
+from fetal_core.batches import Batch, BatchPlan, evaluation_batch, evaluation_rows
 from fetal_core.config import digest
 from fetal_core.ema import Ema
 from fetal_core.errors import NonFiniteLossError
@@ -20,8 +21,6 @@ from fetal_core.model import PlaneClassifier
 from fetal_core.optim import Schedule
 from fetal_core.rows import RowStore
 from fetal_core.run_context import RunContext
-
-_EVALUATION_BATCH = 64
 
 
 @dataclass
@@ -90,9 +89,13 @@ class StepEngine:
         self.model = model.to(memory_format=torch.channels_last)
         self.classes = model.head.out_features
         self.context = context
-        self._wrapped = context.wrap(self.model)
         self._loss = loss
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=self.precision == "fp16")
+
+    @cached_property
+    def _wrapped(self) -> nn.Module:
+        """The model as it is trained; made at the first step, when the weights to share are set."""
+        return self.context.wrap(self.model)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Computation in the engine's number format."""
@@ -152,7 +155,7 @@ class StepEngine:
             generator = torch.Generator().manual_seed(seed)
             images, targets_NK = mixup(images, targets_NK, config.train.mixup_alpha, generator)
             last = position == len(batch.micro) - 1
-            with self._gradients(sync=last), _dropout_seed(seed), self.autocast():
+            with self._gradients(sync=last), _dropout_seed(seed, images.device), self.autocast():
                 logits_NK = self._wrapped(images.contiguous(memory_format=torch.channels_last))
                 losses_N = self._loss(logits_NK.float(), targets_NK)
                 loss = losses_N.sum() * scale
@@ -188,7 +191,8 @@ class StepEngine:
         """Images, labels and row numbers of this rank's rows, in order."""
         self.model.eval()
         size = self.context.world_size
-        for rows_N in evaluation_rows(len(store), self.context.rank, size, _EVALUATION_BATCH):
+        batch = evaluation_batch(store.size_px)
+        for rows_N in evaluation_rows(len(store), self.context.rank, size, batch):
             images, labels_N = self.inputs(store, rows_N)
             yield images.contiguous(memory_format=torch.channels_last), labels_N, rows_N
 
@@ -198,9 +202,9 @@ def _seed(*numbers: int) -> int:
 
 
 @contextmanager
-def _dropout_seed(seed: int) -> Iterator[None]:
+def _dropout_seed(seed: int, device: torch.device) -> Iterator[None]:
     """Dropout takes no generator: seed the global one for a block and put it back."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 

@@ -180,3 +180,17 @@ def _kind(uri: str) -> pafs.FileType:
         return fs.get_file_info(path).type
     except OSError as error:
         raise StorageError(f"{uri}: cannot be reached: {error}") from None
+
+
+def size(uri: str) -> int | None:
+    """Bytes of a file, None where there is none.
+
+    Raises:
+        StorageError: the storage cannot be reached.
+    """
+    fs, path = filesystem(uri)
+    try:
+        found = fs.get_file_info(path)
+    except OSError as error:
+        raise StorageError(f"{uri}: cannot be looked at: {error}") from None
+    return int(found.size) if found.type == pafs.FileType.File else None

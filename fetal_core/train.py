@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -22,7 +25,7 @@ from fetal_core.errors import ConfigError, NonFiniteLossError
 from fetal_core.fit_config import FitConfig
 from fetal_core.losses import make_loss
 from fetal_core.model import build
-from fetal_core.optim import make_optimizer, make_schedule
+from fetal_core.optim import make_optimizer, make_schedule, scale_lr
 from fetal_core.probe import extract, train_head
 from fetal_core.run_context import RunContext
 from fetal_core.steps import StepEngine
@@ -42,6 +45,7 @@ def fit(config: FitConfig, data: TrainingData, context: RunContext) -> Progress:
         ModelError: the pretrained weights do not fit.
         NonFiniteLossError: the loss became NaN or infinite.
     """
+    data = _limited(config, data)
     _check_parts(data)
     model = build(
         config.model, len(data.classes), data.mean, data.std, config.train.seed, data.train.size_px
@@ -53,6 +57,7 @@ def fit(config: FitConfig, data: TrainingData, context: RunContext) -> Progress:
     with context.checkpoint() as folder:
         if config.train.mode == "probe":
             return _probe(config, data, engine)
+        _check_batches(_plan(config, data, context), model)
         if folder is None and config.train.mode == "probe_then_finetune":
             _train_head(config, data, engine, config.train.probe_epochs)
         run = _FineTuning(config, data, engine)
@@ -62,6 +67,20 @@ def fit(config: FitConfig, data: TrainingData, context: RunContext) -> Progress:
     while not run.finished:
         run.epoch()
     return run.progress
+
+
+def best_record(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The epoch whose weights are kept: the last that was the best so far."""
+    return [record for record in history if record["is_best"]][-1]
+
+
+def _limited(config: FitConfig, data: TrainingData) -> TrainingData:
+    train, seed = config.train, config.train.seed
+    return replace(
+        data,
+        train=data.train.at_most(train.max_train_images, seed),
+        val=data.val.at_most(train.max_val_images, seed),
+    )
 
 
 def _train_head(
@@ -78,10 +97,8 @@ def _train_head(
 def _probe(config: FitConfig, data: TrainingData, engine: StepEngine) -> Progress:
     """Train the head alone; the best epoch's model is the run's one checkpoint."""
     history = _train_head(config, data, engine, config.train.epochs)
-    best = max((record for record in history if record["is_best"]), key=lambda r: r["epoch"])
-    select = config.train.select_by
-    score = -best[select] if select == "val_loss" else best[select]
-    progress = Progress(len(history), score, int(best["epoch"]), history)
+    best = best_record(history)
+    progress = Progress(len(history), config.train.score(best), int(best["epoch"]), history)
 
     def save(folder: Path) -> None:
         save_weights(folder, engine.model.state_dict())
@@ -122,8 +139,9 @@ class _FineTuning:
         self.model, self.context = engine.model, engine.context
         self.progress = Progress()
         self.plan = _plan(config, data, self.context)
-        _check_batches(self.plan, self.model)
-        self.optimizer = make_optimizer(self.model, config.optim)
+        reference = config.optim.reference_batch or train.batch_size
+        lr_scale = scale_lr(1.0, config.optim.name, train.batch_size, reference)
+        self.optimizer = make_optimizer(self.model, config.optim, lr_scale)
         self.schedule = make_schedule(
             self.optimizer, config.schedule, train.epochs, self.plan.steps
         )
@@ -173,9 +191,7 @@ class _FineTuning:
         self._advance(record)
 
     def _advance(self, record: dict[str, float]) -> None:
-        select = self.config.train.select_by
-        score = -record[select] if select == "val_loss" else record[select]
-        progress = self.progress
+        score, progress = self.config.train.score(record), self.progress
         progress.epochs_done += 1
         record["is_best"] = float(score > progress.best_score)
         if record["is_best"]:

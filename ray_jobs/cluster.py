@@ -73,16 +73,30 @@ def check_capacity(config: ClusterConfig) -> None:
     """Refuse a job that would wait for ever for its workers.
 
     Raises:
-        ResourceError: the workers and one CPU for Ray Data do not fit.
+        ResourceError: the workers do not fit the cluster, or one worker fits no machine.
     """
-    wanted = config.workers * config.cpus_per_worker + 1
-    available = total("CPU")
+    wanted, available = config.workers * config.cpus_per_worker, total("CPU")
     if wanted > available:
         raise ResourceError(
-            f"{config.workers} workers with {config.cpus_per_worker} CPUs each and one CPU for Ray "
-            f"Data need {wanted} logical CPUs, but the cluster has {available:g}. Use fewer "
-            "workers or a larger cluster."
+            f"{config.workers} workers with {config.cpus_per_worker} CPUs each need {wanted} "
+            f"logical CPUs, but the cluster has {available:g}. Use fewer workers or a larger "
+            "cluster."
         )
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    largest = max(node["Resources"].get("CPU", 0) for node in nodes if node["Alive"])
+    if config.cpus_per_worker > largest:
+        raise ResourceError(
+            f"cluster.cpus_per_worker = {config.cpus_per_worker}, but the largest machine of the "
+            f"cluster has {largest:g} logical CPUs. Lower it."
+        )
+
+
+def folds_at_once(config: ClusterConfig) -> int:
+    """How many single-process trainings the cluster runs at a time.
+
+    All logical CPUs but the spare ones of a local cluster, divided by those of one training.
+    """
+    return max(1, int(total("CPU") - _SPARE_CPUS) // config.cpus_per_worker)
 
 
 def _connect(address: str) -> None:

@@ -27,11 +27,16 @@ CUT_OFF = 1
 INTERRUPTED = 130
 
 
-def parse_args(kind: type[ArgsT], argv: Sequence[str], prog: str) -> ArgsT:
+def parse_args(
+    kind: type[ArgsT],
+    argv: Sequence[str],
+    prog: str,
+    folder: Callable[[ArgsT], str] | None = None,
+) -> ArgsT:
     """Read flags into a dataclass.
 
     A field ``job`` starts from the file of ``--config``; without that flag, from the settings saved
-    in the folder that the first field names, if it has any. Flags override both.
+    in ``folder(args)``, else in the folder that the first field names. Flags override them all.
 
     Raises:
         ConfigError: the configuration is not valid, or settings of it do not go together.
@@ -51,8 +56,13 @@ def parse_args(kind: type[ArgsT], argv: Sequence[str], prog: str) -> ArgsT:
         if not word.startswith("-") and storage.exists(storage.join(word, RECIPE)):
             args = _parse(kind, load_saved(storage.join(word, RECIPE)), argv, prog)
             if getattr(args, fields[0].name) == word:
-                return args
-    return _parse(kind, Job(), argv, prog)
+                break
+    else:
+        args = _parse(kind, Job(), argv, prog)
+    saved = storage.join(folder(args), RECIPE) if folder is not None else None
+    if saved is not None and storage.exists(saved):
+        return _parse(kind, load_saved(saved), argv, prog)
+    return args
 
 
 def entry(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -89,7 +89,7 @@ class TrainingView:
 
     def _on_probe(self, event: Event) -> None:
         history: list[dict[str, Any]] = event["history"]
-        best = max((r for r in history if r["is_best"]), key=lambda r: r["epoch"])
+        best = [record for record in history if record["is_best"]][-1]
         say(f"features computed once in {event['features_s']:.1f} s")
         say(f"linear head, epoch {best['epoch']} of {len(history)}  {_figures(best)}")
 

@@ -17,7 +17,7 @@ from fetal_core.audit import audit
 from fetal_core.config import digest
 from fetal_core.crossval import CrossvalResult, crossval_summary
 from fetal_core.crossval_report import write_crossval_report
-from fetal_core.errors import Problem
+from fetal_core.errors import ConfigError, Problem
 from fetal_core.fit_config import FitConfig
 from fetal_core.folds import fit_fold, inner_validation, probe_fold, shares_features
 from fetal_core.losses import make_loss
@@ -26,17 +26,18 @@ from fetal_core.metrics import Predictions
 from fetal_core.model import build
 from fetal_core.probe import extract
 from fetal_core.report_parts import DataSummary, ReportContext
-from fetal_core.rows import RowStore
 from fetal_core.run_context import LocalContext
 from fetal_core.shards import ShardIndex
 from fetal_core.split import Fold, make_folds
 from fetal_core.steps import StepEngine
-from ray_jobs.cluster import connected, cores, total
+from ray_jobs.blocks import load_blocks, row_store
+from ray_jobs.cluster import connected, cores, folds_at_once, use_gpu
+from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import progress_bar, say, show_problems
-from ray_jobs.job import Job
+from ray_jobs.failures import user_error
+from ray_jobs.job import Job, check_weights
 from ray_jobs.prepare import Progress, write_shards
-from ray_jobs.train import load_blocks, user_error
 
 PART = "all"
 
@@ -58,7 +59,10 @@ def crossval(
     Raises:
         DataError: problems of the cohort, all of them, or too few patients.
     """
-    recipe = job.recipe()
+    if repeats < 1:
+        raise ConfigError(f"--repeats {repeats}: at least one is needed.")
+    out, recipe = storage.absolute(out), job.recipe()
+    check_weights(recipe.model)
     found = audit(data, recipe.labels, recipe.limits, allow_no_patients=not recipe.split.by_patient)
     manifest = found.raise_on_error()
     show_problems(found.problems)
@@ -68,13 +72,16 @@ def crossval(
     )
     with connected():
         index, _ = write_shards(manifest, {PART: manifest.ids}, "crossval", shards_uri, recipe)
-        predictions = _run_folds(job.fit_config(), manifest, index, shards_uri, planned, progress)
+        predictions = _run_folds(
+            recipe.fit_config(), job.cluster, manifest, index, shards_uri, planned, progress
+        )
     result = crossval_summary(predictions, recipe.evaluate)
     return _write(result, out, job, manifest, index, found.problems)
 
 
 def _run_folds(
     config: FitConfig,
+    cluster: ClusterConfig,
     manifest: Manifest,
     index: ShardIndex,
     shards_uri: str,
@@ -82,24 +89,28 @@ def _run_folds(
     progress: Progress | None,
 ) -> dict[tuple[int, int], Predictions]:
     blocks = load_blocks(shards_uri, index, (PART,))[PART]
-    parallel = max(1, min(len(planned), int(total("CPU")) - 1, cores()))
-    threads = max(1, cores() // parallel)
-    features = None
+    gpu = use_gpu(cluster)
+    options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": 1 if gpu else 0}
+    device = "cuda" if gpu else "cpu"
+    threads = cluster.threads_per_worker or cluster.cpus_per_worker
+    features: Any = None
     if shares_features(config):
-        features = ray.remote(_features).remote(config, index, blocks, cores())
-    score = ray.remote(_fold)
-    pending = {}
-    for fold in planned:
-        train_ids, val_ids = _selection(config, manifest, fold)
-        ids = (train_ids, val_ids, fold.test_ids)
-        task = score.remote(config, index, blocks, features, ids, threads)
-        pending[task] = (fold.repeat, fold.fold)
+        extract_all = ray.remote(_features).options(**options)
+        features = extract_all.remote(config, index, blocks, device, cores())
+    score = ray.remote(_fold).options(**options)
+    waiting = list(planned)
+    running: dict[Any, tuple[int, int]] = {}
     done: dict[tuple[int, int], Predictions] = {}
-    while pending:
-        (task,), _ = ray.wait(list(pending))
+    while waiting or running:
+        while waiting and len(running) < folds_at_once(cluster):
+            fold = waiting.pop(0)
+            ids = (*_selection(config, manifest, fold), fold.test_ids)
+            task = score.remote(config, index, blocks, features, ids, device, threads)
+            running[task] = (fold.repeat, fold.fold)
+        (task,), _ = ray.wait(list(running))
         try:
-            done[pending.pop(task)] = ray.get(task)
-        except ray.exceptions.RayTaskError as error:
+            done[running.pop(task)] = ray.get(task)
+        except ray.exceptions.RayError as error:
             raise user_error(error) or error from None
         if progress is not None:
             progress(len(done), len(planned))
@@ -118,14 +129,18 @@ def _selection(
     return inner_validation(manifest, fold.train_ids, config.train.seed)
 
 
-def _features(config: FitConfig, index: ShardIndex, blocks: list[Any], threads: int) -> Any:
+def _features(
+    config: FitConfig, index: ShardIndex, blocks: list[Any], device: str, threads: int
+) -> torch.Tensor:
     torch.set_num_threads(threads)
-    store = _store(blocks, index)
+    store = row_store(blocks, index.preprocess.size_px)
     classes = len(index.classes)
     model = build(config.model, classes, 0.0, 1.0, config.train.seed, store.size_px)
     loss = make_loss(config.loss, store.class_counts(classes), index.classes)
-    context = LocalContext(Path())
-    return extract(StepEngine(model, loss, context, config.train.precision), store).features_NF
+    context = LocalContext(Path(), device)
+    model.to(context.device)
+    engine = StepEngine(model, loss, context, config.train.precision)
+    return extract(engine, store).features_NF.cpu()
 
 
 def _fold(
@@ -134,17 +149,14 @@ def _fold(
     blocks: list[Any],
     features_NF: torch.Tensor | None,
     ids: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    device: str,
     threads: int,
 ) -> Predictions:
     torch.set_num_threads(threads)
-    store = _store(blocks, index)
+    store = row_store(blocks, index.preprocess.size_px)
     if features_NF is None:
-        return fit_fold(config, store, index.classes, *ids)
+        return fit_fold(config, store, index.classes, *ids, device)
     return probe_fold(config, store, features_NF, index.classes, *ids)
-
-
-def _store(blocks: list[Any], index: ShardIndex) -> RowStore:
-    return RowStore(ray.get(blocks), index.preprocess.size_px)
 
 
 def _write(

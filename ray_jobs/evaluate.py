@@ -14,8 +14,10 @@ import ray.data
 import torch
 import tyro
 from numpy.typing import NDArray
+from ray.exceptions import RayTaskError
 
 from fetal_core import storage
+from fetal_core.batches import evaluation_batch
 from fetal_core.bundle import Bundle, BundleInfo, read_info, write_info
 from fetal_core.calibrate import Temperature, Threshold, choose_threshold, fit_temperature
 from fetal_core.errors import DataError, Problem, StaleInputError
@@ -28,18 +30,18 @@ from fetal_core.recipe import Recipe
 from fetal_core.report import write_report
 from fetal_core.report_parts import DataSummary, ReportContext
 from fetal_core.rows import RowStore
-from fetal_core.runlog import read_history
+from fetal_core.runlog import training_history
 from fetal_core.shards import ShardIndex, read_part
 from fetal_core.split import Split
+from ray_jobs.blocks import shard_files
 from ray_jobs.cluster import connected, cores, use_gpu
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say
+from ray_jobs.failures import user_error
 from ray_jobs.workspace import Prepared, Run
 
 logger = logging.getLogger(__name__)
-
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def predict_parts(
     gpu = use_gpu(cluster)
     threads = cluster.threads_per_worker or max(1, cores() // cluster.workers)
     wanted = {part: index.parts.get(part, ()) for part in parts}
-    files = [storage.join(prepared.shards_uri, f.file) for group in wanted.values() for f in group]
+    files = shard_files(prepared.shards_uri, index, wanted)
     if not files:
         raise DataError("nothing to evaluate:", [_empty("calib and test")])
     score: Any = _score
@@ -106,12 +108,15 @@ def predict_parts(
             "device": "cuda" if gpu else "cpu",
             "threads": threads,
         },
-        batch_size=_BATCH,
+        batch_size=evaluation_batch(index.preprocess.size_px),
         compute=ray.data.TaskPoolStrategy(size=cluster.workers),
         num_cpus=cluster.cpus_per_worker,
         num_gpus=1 if gpu else 0,
     )
-    rows = dataset.take_all()
+    try:
+        rows = dataset.take_all()
+    except RayTaskError as error:
+        raise user_error(error) or error from None
     return {part: _collect(part, rows, index) for part in wanted}
 
 
@@ -175,7 +180,7 @@ def _write(
         data=summarise(manifest, split, index),
         model=_facts(run, info),
         config=recipe.model_dump(mode="json"),
-        history=read_history(run.uri),
+        history=training_history(run.uri),
         problems=[str(Problem(**p)) for p in storage.read_json(prepared.audit_uri)],
         versions=info.versions,
     )

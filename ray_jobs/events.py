@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from fetal_core.run_context import Event
 
@@ -37,9 +38,15 @@ def listening(on_event: Callable[[Event], None]) -> Iterator[Any]:
     mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
     stop = threading.Event()
 
+    failures: list[Exception] = []
+
     def drain() -> None:
         for event in ray.get(mailbox.take.remote()):
-            on_event(event)
+            try:
+                on_event(event)
+            except Exception as error:
+                # The training goes on; the first failure is told at its end.
+                failures.append(error)
 
     def loop() -> None:
         while not stop.wait(_POLL_S):
@@ -52,5 +59,8 @@ def listening(on_event: Callable[[Event], None]) -> Iterator[Any]:
     finally:
         stop.set()
         thread.join()
-        drain()
-        ray.kill(mailbox)
+        with suppress(RayError):
+            drain()
+            ray.kill(mailbox)
+    if failures:
+        raise failures[0]

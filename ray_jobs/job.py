@@ -8,7 +8,8 @@ from typing import Any
 
 from fetal_core import storage
 from fetal_core.config import nearest, parse, read_toml
-from fetal_core.errors import ConfigError
+from fetal_core.errors import ConfigError, StorageError
+from fetal_core.model import NAMED_WEIGHTS, ModelConfig
 from fetal_core.recipe import Recipe
 from ray_jobs.cluster_config import ClusterConfig
 
@@ -19,8 +20,28 @@ class Job(Recipe):
     cluster: ClusterConfig = ClusterConfig()
 
     def recipe(self) -> Recipe:
-        """What determines the numbers of the run."""
-        return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
+        """What determines the numbers of the run; a weights file by its absolute path.
+
+        Workers have working directories of their own.
+        """
+        recipe = Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
+        if recipe.model.weights in NAMED_WEIGHTS:
+            return recipe
+        model = recipe.model.model_copy(update={"weights": storage.absolute(recipe.model.weights)})
+        return recipe.model_copy(update={"model": model})
+
+
+def check_weights(config: ModelConfig) -> None:
+    """Refuse a weights file that is not there before workers are started.
+
+    Raises:
+        StorageError: no such file.
+    """
+    if config.weights not in NAMED_WEIGHTS and not storage.exists(config.weights):
+        raise StorageError(
+            f"model.weights: {config.weights}: no such file. "
+            'Give a .pth or .safetensors file, or "imagenet" or "none".'
+        )
 
 
 def named_configs() -> list[str]:

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
 import ray
-import ray.data
 import ray.train
 import ray.train.torch
 import torch
@@ -23,22 +21,22 @@ from fetal_core import bundle as bundles
 from fetal_core import storage
 from fetal_core.bundle import Bundle, BundleInfo
 from fetal_core.checkpoint import load_trainer, load_weights
-from fetal_core.errors import FetalError
 from fetal_core.fit_config import FitConfig
-from fetal_core.model import IMAGENET_MEAN, IMAGENET_STD, PlaneClassifier
+from fetal_core.model import PlaneClassifier
 from fetal_core.recipe import Recipe
-from fetal_core.rows import RowStore
 from fetal_core.run_context import Event
-from fetal_core.runlog import RunLog, read_history
+from fetal_core.runlog import RunLog, training_history
 from fetal_core.shards import ShardIndex
 from fetal_core.train import fit
 from fetal_core.training_data import TrainingData
+from ray_jobs.blocks import load_blocks, row_store
 from ray_jobs.cluster import check_capacity, connected, cores, use_gpu
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say, training_view
 from ray_jobs.events import listening
-from ray_jobs.job import Job
+from ray_jobs.failures import training_failure
+from ray_jobs.job import Job, check_weights
 from ray_jobs.ray_context import RayContext
 from ray_jobs.workspace import CHECKPOINTS, Prepared, Run
 
@@ -77,14 +75,15 @@ def train(
         NonFiniteLossError: the loss became NaN or infinite.
     """
     started = time.monotonic()
-    prepared, run = Prepared(prepared_uri), Run(storage.absolute(run_uri))
+    prepared, run = Prepared(storage.absolute(prepared_uri)), Run(storage.absolute(run_uri))
     _, _, index = prepared.load()
     prepared.check_made_for(recipe)
+    check_weights(recipe.model)
     run.begin(prepared, recipe, index.fingerprint)
     if run.is_trained:
         on_event({"kind": "finished"})
         best = bundles.read_info(run.bundle_uri).metrics["validation"]
-        return TrainOutcome(run, best, len(read_history(run.uri)), 0.0)
+        return TrainOutcome(run, best, len(training_history(run.uri)), 0.0)
     log = RunLog(run.uri)
 
     def record(event: Event) -> None:
@@ -102,19 +101,6 @@ def train(
     return _finish(run, index, recipe, result, time.monotonic() - started)
 
 
-def load_blocks(uri: str, index: ShardIndex, parts: tuple[str, ...]) -> dict[str, list[Any]]:
-    """Read parts with Ray Data into the object store, where all workers share them.
-
-    Returns:
-        For each part, references to Arrow tables.
-    """
-    blocks = {}
-    for part in parts:
-        files = [storage.join(uri, file.file) for file in index.parts.get(part, ())]
-        blocks[part] = ray.data.read_parquet(files).to_arrow_refs() if files else []
-    return blocks
-
-
 def _run_trainer(
     run: Run,
     index: ShardIndex,
@@ -124,7 +110,6 @@ def _run_trainer(
     on_event: OnEvent,
 ) -> ray.train.Result:
     gpu = use_gpu(cluster)
-    select = recipe.train.select_by
     with listening(on_event) as mailbox:
         trainer = ray.train.torch.TorchTrainer(
             _worker,
@@ -148,28 +133,14 @@ def _run_trainer(
                 storage_path=run.uri,
                 checkpoint_config=ray.train.CheckpointConfig(
                     num_to_keep=1,
-                    checkpoint_score_attribute=select,
-                    checkpoint_score_order="min" if select == "val_loss" else "max",
+                    checkpoint_score_attribute="is_best",
                 ),
             ),
         )
         try:
             return trainer.fit()
         except TrainingFailedError as error:
-            raise user_error(error) or error from None
-
-
-def user_error(error: BaseException) -> FetalError | None:
-    """The project's own exception inside one of Ray's, if that is the cause."""
-    seen: list[BaseException | None] = [error]
-    while seen:
-        candidate = seen.pop()
-        if isinstance(candidate, FetalError):
-            return candidate
-        if candidate is not None:
-            seen += [candidate.__cause__, getattr(candidate, "_base_exc", None)]
-            seen += getattr(candidate, "worker_failures", {}).values()
-    return None
+            raise training_failure(error) from None
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -177,24 +148,18 @@ def _worker(config: dict[str, Any]) -> None:
     context = RayContext(config["mailbox"])
     local = ray.train.get_context().get_local_world_size()
     torch.set_num_threads(config["threads"] or max(1, cores() // local))
-    parts = {part: _store(refs, config["size_px"]) for part, refs in config["blocks"].items()}
+    parts = {part: row_store(refs, config["size_px"]) for part, refs in config["blocks"].items()}
     data = TrainingData(
         parts["train"], parts["val"], config["classes"], config["mean"], config["std"]
     )
     fit(FitConfig(**config["fit"]), data, context)
 
 
-def _store(refs: list[Any], size_px: int) -> RowStore:
-    tables: list[pa.Table] = ray.get(refs)
-    return RowStore(tables, size_px)
-
-
 def _finish(
     run: Run, index: ShardIndex, recipe: Recipe, result: ray.train.Result, wall_s: float
 ) -> TrainOutcome:
-    select = recipe.train.select_by
-    checkpoint = result.get_best_checkpoint(select, "min" if select == "val_loss" else "max")
-    mean, std = normalisation(recipe, index)
+    checkpoint = result.get_best_checkpoint("is_best", "max")
+    mean, std = recipe.model.statistics(index.mean, index.std)
     model = PlaneClassifier(recipe.model.architecture, len(index.classes), mean=mean, std=std)
     if checkpoint is None:
         raise RuntimeError(f"{run.uri}: the run ended without a checkpoint")
@@ -208,16 +173,9 @@ def _finish(
     return TrainOutcome(run, best, epochs, wall_s)
 
 
-def normalisation(recipe: Recipe, index: ShardIndex) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that the model subtracts and divides by."""
-    if recipe.model.normalise == "imagenet":
-        return IMAGENET_MEAN, IMAGENET_STD
-    return (index.mean,), (index.std,)
-
-
 def describe(index: ShardIndex, recipe: Recipe, metrics: dict[str, Any]) -> BundleInfo:
     """A bundle's description before calibration."""
-    mean, std = normalisation(recipe, index)
+    mean, std = recipe.model.statistics(index.mean, index.std)
     return BundleInfo(
         architecture=recipe.model.architecture,
         classes=index.classes,
@@ -243,7 +201,7 @@ class TrainArgs:
     """Train on a prepared cohort; a run that was interrupted is continued by its name."""
 
     prepared: tyro.conf.Positional[str]
-    """Folder that `fetal prepare` wrote; its settings are the default ones."""
+    """Folder that `fetal prepare` wrote; its settings, or the run's own, are the default ones."""
     job: Annotated[Job, tyro.conf.arg(name="")]
     name: str = "run"
     """Name of the run."""
@@ -255,9 +213,13 @@ class TrainArgs:
 
 def main(argv: Sequence[str]) -> None:
     """The command line of this stage."""
-    args = parse_args(TrainArgs, argv, "fetal train")
-    run_uri = storage.join(args.runs, args.name)
+    args = parse_args(TrainArgs, argv, "fetal train", _run_uri)
+    run_uri = _run_uri(args)
     show(train_shown(args.prepared, run_uri, args.job.recipe(), args.job.cluster))
+
+
+def _run_uri(args: TrainArgs) -> str:
+    return storage.join(args.runs, args.name)
 
 
 def train_shown(
