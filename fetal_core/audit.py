@@ -67,6 +67,7 @@ def audit(
     workers: int | None = None,
     progress: Progress | None = None,
     allow_no_patients: bool = False,
+    use_official_test: bool = True,
 ) -> AuditResult:
     """Check a folder of images and its label table, and build the manifest.
 
@@ -74,15 +75,16 @@ def audit(
 
     Args:
         data_dir_uri: folder with the images, or with ``images/``, and the label table.
-        workers: reading processes; None takes one for each processor.
+        workers: reading processes; None takes one for each core of this process.
         progress: called with the number of files read and their total.
         allow_no_patients: whether unknown patients are a warning only.
+        use_official_test: whether the table's train/test column must keep patients apart.
     """
     labels, limits = labels or LabelsConfig(), limits or ImageLimits()
     root = storage.absolute(data_dir_uri)
     files, table_rows, problems = _inputs(root, labels)
     rows, found = select_rows(table_rows, labels)
-    problems += found + check_rows(rows, labels.target, root, allow_no_patients)
+    problems += found + check_rows(rows, labels.target, root, allow_no_patients, use_official_test)
     matches, found = match_files(rows, files)
     problems += found + (unlabelled(table_rows, files) if table_rows else [])
     prints, found = _read(root, matches, limits, workers, progress)

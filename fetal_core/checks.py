@@ -10,14 +10,19 @@ from fetal_core.labels import LabelRow, Target
 
 
 def check_rows(
-    rows: Sequence[LabelRow], target: Target, where: str, allow_no_patients: bool
+    rows: Sequence[LabelRow],
+    target: Target,
+    where: str,
+    allow_no_patients: bool,
+    use_official_test: bool,
 ) -> list[Problem]:
     """Findings about classes and patients of the rows that are to be used."""
     if not rows:
         return []
     problems = _check_patients(rows, where, allow_no_patients)
     problems += _check_brain_planes(rows, target, where)
-    problems += _check_official_split(rows, where)
+    if use_official_test:
+        problems += _check_official_split(rows, where)
     return problems + _check_classes(rows, target, where)
 
 
@@ -31,7 +36,7 @@ def _check_patients(rows: Sequence[LabelRow], where: str, allow_no_patients: boo
             "no column or pattern says which patient an image is of, so that images of one patient "
             "may end up in training and in testing",
             "Set labels.columns.patient or labels.patient_regex, or allow it with "
-            "--allow-no-patients",
+            "split.by_patient = false (--split.no-by-patient)",
             severity="warning" if allow_no_patients else "error",
         )
     ]
@@ -56,7 +61,8 @@ def _check_official_split(rows: Sequence[LabelRow], where: str) -> list[Problem]
             where,
             f"patient {patient} is in training (row {side[False].row}) and in testing "
             f"(row {side[True].row}) by the train column",
-            "Put all images of a patient on one side, or drop the train column",
+            "Put all images of a patient on one side, or leave the column unused with "
+            "split.use_official_test = false (--split.no-use-official-test)",
             max(side[False].row or 0, side[True].row or 0),
         )
         for patient, side in sides.items()

@@ -33,14 +33,16 @@ if TYPE_CHECKING:
 Grey = npt.NDArray[np.uint8]
 Values = npt.NDArray[Any]
 
+DICOM_HEAD_BYTES = 132
+
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _J2K_START = b"\xff\x4f\xff\x51"
 _JPEG_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether the bytes have the preamble and mark of a DICOM file (PS3.10)."""
-    return data[128:132] == b"DICM"
+    """Whether the first ``DICOM_HEAD_BYTES`` are preamble and mark of a DICOM file (PS3.10)."""
+    return data[128:DICOM_HEAD_BYTES] == b"DICM"
 
 
 def probe(data: bytes, limits: ImageLimits) -> ImageInfo:

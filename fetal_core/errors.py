@@ -59,6 +59,9 @@ class ImageError(FetalError):
         self.reason = reason
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str, str]]:
+        return type(self), (self.kind, self.reason, self.remedy)
+
 
 class StaleInputError(FetalError):
     """A file was made from inputs that have changed since."""
@@ -76,9 +79,13 @@ class DataError(FetalError):
     """Findings about the data, all of one run together."""
 
     def __init__(self, summary: str, problems: Iterable[Problem]) -> None:
+        self.summary = summary
         self.problems = tuple(problems)
         shown = [f"  - {problem}" for problem in self.problems[:_SHOWN]]
         hidden = len(self.problems) - len(shown)
         if hidden > 0:
             shown.append(f"  ... and {hidden} more")
         super().__init__("\n".join([summary, *shown]))
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[str, tuple[Problem, ...]]]:
+        return type(self), (self.summary, self.problems)

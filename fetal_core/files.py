@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 import pyarrow.fs as pafs
 
 from fetal_core import storage
+from fetal_core.dicom import DICOM_HEAD_BYTES, is_dicom
 from fetal_core.errors import StorageError
 from fetal_core.images import SUFFIXES
 
@@ -22,16 +23,44 @@ class ImageFile:
         path: relative to the data folder.
         name: relative to the folder of images.
         size_bytes: length of the file.
+        changed_ns: time of the last change, in nanoseconds since 1970.
     """
 
     path: str
     name: str
     size_bytes: int
+    changed_ns: int
 
     @property
     def has_image_suffix(self) -> bool:
         """Whether its name says that it is an image."""
-        return PurePosixPath(self.path).suffix.lower() in SUFFIXES
+        return has_image_suffix(self.path)
+
+
+def has_image_suffix(path: str) -> bool:
+    """Whether a file's name says that it is an image."""
+    return PurePosixPath(path).suffix.lower() in SUFFIXES
+
+
+def find_images(folder_uri: str) -> list[str]:
+    """All files below a folder that are images by their suffix or by DICOM's mark, sorted.
+
+    Hidden files are left out.
+
+    Raises:
+        StorageError: the folder cannot be listed, or a file without such a suffix cannot be read.
+    """
+    root, found = storage.absolute(folder_uri), []
+    for uri in storage.list_files(root):
+        below = uri[len(root) :]
+        hidden = any(part.startswith(".") for part in below.split("/"))
+        if not hidden and (has_image_suffix(uri) or _has_mark(uri)):
+            found.append(uri)
+    return found
+
+
+def _has_mark(uri: str) -> bool:
+    return is_dicom(storage.read_bytes(uri, DICOM_HEAD_BYTES))
 
 
 def list_images(data_uri: str) -> list[ImageFile]:
@@ -55,5 +84,5 @@ def list_images(data_uri: str) -> list[ImageFile]:
         hidden = any(part.startswith(".") for part in name.split("/"))
         if info.type == pafs.FileType.File and not hidden:
             path = f"{prefix}/{name}" if prefix else name
-            found.append(ImageFile(path, name, info.size))
+            found.append(ImageFile(path, name, info.size, info.mtime_ns))
     return sorted(found, key=lambda file: file.path)

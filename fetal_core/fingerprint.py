@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from fetal_core import images, storage
 from fetal_core.errors import ImageError, StorageError
 from fetal_core.files import ImageFile
 from fetal_core.image_limits import ImageLimits, check_bytes
+from fetal_core.machine import cores
 
 THUMB_HW = (16, 18)
 """Height and width of the thumbnails by which near-duplicates are compared."""
@@ -61,13 +61,13 @@ def fingerprint_files(
     """Read every file; results come in the order of ``files``.
 
     Small sets are read by threads, as processes take a second to start. A file that cannot be read
-    gives a :class:`FilePrint` with ``error``.
+    gives a :class:`FilePrint` with ``error``. ``workers`` is all cores of this process by default.
 
     Raises:
         concurrent.futures.process.BrokenProcessPool: a reading process was killed.
     """
     read = partial(fingerprint_file, root, limits=limits)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     if workers == 1:
         yield from map(read, files)
         return

@@ -82,7 +82,7 @@ def no_such_frame(frame: int, frames: int) -> ImageError:
     return ImageError(
         "unreadable-image",
         f"frame {frame} was asked for and the file has {frames}",
-        "Make the manifest again with `fetal audit`",
+        "Make the manifest again with `fetal prepare`",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -55,6 +56,14 @@ class LabelsConfig(Config):
             raise ValueError("use at most one group; write (?:...) for the others")
         return value
 
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        repeated = [name for name, count in Counter(value or ()).items() if count > 1]
+        if repeated:
+            raise ValueError(f"named more than once: {', '.join(map(repr, repeated))}")
+        return value
+
 
 @dataclass(frozen=True)
 class LabelRow:
@@ -92,13 +101,9 @@ def read_labels(
     Raises:
         StorageError: the folder or the named table cannot be read.
     """
+    tables = list_tables(data_uri, config)
     if config.table is not None:
-        is_whole = storage.is_remote(config.table) or config.table.startswith("/")
-        return read_table(
-            config.table if is_whole else storage.join(data_uri, config.table), config
-        )
-    listed = storage.list_files(data_uri, recursive=False)
-    tables = [uri for uri in listed if uri.lower().endswith(".csv")]
+        return read_table(tables[0], config)
     for name in _TABLE_NAMES:
         for uri in tables:
             if storage.name(uri) == name:
@@ -112,6 +117,19 @@ def read_labels(
     if not rows and not problems:
         return _nothing_found(data_uri, tables, config)
     return rows, [*problems, *(_not_used(uri) for uri in tables)]
+
+
+def list_tables(data_uri: str, config: LabelsConfig) -> list[str]:
+    """The files that decide a data folder's labels: the named table, or all that may be one.
+
+    Raises:
+        StorageError: the folder cannot be listed.
+    """
+    if config.table is not None:
+        is_whole = storage.is_remote(config.table) or config.table.startswith("/")
+        return [config.table if is_whole else storage.join(data_uri, config.table)]
+    listed = storage.list_files(data_uri, recursive=False)
+    return [uri for uri in listed if uri.lower().endswith(".csv")]
 
 
 def read_table(uri: str, config: LabelsConfig) -> tuple[list[LabelRow], list[Problem]]:

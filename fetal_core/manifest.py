@@ -134,7 +134,7 @@ class Manifest:
         if manifest.hash != facts["hash"]:
             raise StaleInputError(
                 f"{uri}: the content does not have the hash that it was saved with. "
-                "Make it again with `fetal audit`."
+                "Make it again with `fetal prepare`."
             )
         return manifest
 
@@ -156,4 +156,4 @@ class Manifest:
 
 
 def _not_a_manifest(uri: str, reason: str) -> StorageError:
-    return StorageError(f"{uri}: not a manifest: {reason}. Make it again with `fetal audit`.")
+    return StorageError(f"{uri}: not a manifest: {reason}. Make it again with `fetal prepare`.")

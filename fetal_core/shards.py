@@ -6,6 +6,8 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from fetal_core.statistics import moments
 FORMAT = 1
 INDEX = "index.json"
 _TARGET_BYTES = 16 << 20
+_MIN_ROWS, _MAX_ROWS = 16, 256
 
 SCHEMA = pa.schema(
     [
@@ -129,10 +132,14 @@ def fingerprint(manifest: Manifest, split_hash: str, config: PreprocessConfig) -
 def plan(
     manifest: Manifest, parts: Mapping[str, Sequence[str]], config: PreprocessConfig
 ) -> list[ShardTask]:
-    """Cut every part into shard files of about 16 MiB of pixels, in manifest order."""
+    """Cut every part into shard files, in manifest order.
+
+    A file holds 16 MiB of pixels at the most, but no fewer than 16 images; and no more than 256, so
+    that small images too are work for many processors.
+    """
     columns = ["image_id", "path", "frame", "sha256", "patient", "label"]
     by_id = {row["image_id"]: row for row in manifest.table.select(columns).to_pylist()}
-    rows_a_file = max(16, _TARGET_BYTES // config.size_px**2)
+    rows_a_file = min(_MAX_ROWS, max(_MIN_ROWS, _TARGET_BYTES // config.size_px**2))
     tasks = []
     for part, ids in parts.items():
         files = math.ceil(len(ids) / rows_a_file)
@@ -152,11 +159,11 @@ def write_shard(
             file is then not written.
     """
     records, problems = [], []
-    for row in task.rows:
+    for path, frames in groupby(task.rows, key=itemgetter("path")):
         try:
-            records.append(_record(row, root, config, limits))
+            records += _records(list(frames), storage.join(root, path), config, limits)
         except (ImageError, StorageError, StaleInputError) as error:
-            problems.append(_problem(row, error))
+            problems.append(_problem(path, error))
     if problems:
         raise DataError(f"{len(problems)} images cannot be prepared:", problems)
     table = pa.Table.from_pylist(records, SCHEMA)
@@ -170,19 +177,21 @@ def write_shard(
 def finished(task: ShardTask, out: str) -> ShardFile | None:
     """The shard file of ``task`` if an earlier run has completed it, else None."""
     uri = storage.join(out, task.file)
-    if not storage.exists(uri):
+    size_bytes = storage.size(uri)
+    if size_bytes is None:
         return None
-    data = storage.read_bytes(uri)
+    fs, path = storage.filesystem(uri)
+    columns = ["image_id", "pixel_sum", "pixel_sum_squares"]
     try:
-        columns = ["image_id", "pixel_sum", "pixel_sum_squares"]
-        table = pq.read_table(pa.BufferReader(data), columns=columns)
+        with pq.ParquetFile(path, filesystem=fs) as file:
+            table = file.read(columns)
     except (pa.ArrowInvalid, OSError):
         return None
     if table.column_names != columns:
         return None
     if table["image_id"].to_pylist() != [row["image_id"] for row in task.rows]:
         return None
-    return _shard_file(task.file, table, len(data))
+    return _shard_file(task.file, table, size_bytes)
 
 
 def build_index(
@@ -247,13 +256,20 @@ def read_part(uri: str, index: ShardIndex, part: str) -> list[pa.Table]:
     return tables
 
 
-def _record(
-    row: Mapping[str, Any], root: str, config: PreprocessConfig, limits: ImageLimits
-) -> dict[str, Any]:
-    data = storage.read_bytes(storage.join(root, row["path"]))
-    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+def _records(
+    frames: Sequence[Mapping[str, Any]], uri: str, config: PreprocessConfig, limits: ImageLimits
+) -> list[dict[str, Any]]:
+    """The shard's rows of the frames of one file."""
+    data = storage.read_bytes(uri)
+    if hashlib.sha256(data).hexdigest() != frames[0]["sha256"]:
         raise StaleInputError("the file has changed since the audit")
-    pixels = preprocess(images.decode(data, limits, row["frame"]), config)
+    return [
+        _record(row, preprocess(images.decode(data, limits, row["frame"]), config))
+        for row in frames
+    ]
+
+
+def _record(row: Mapping[str, Any], pixels: NDArray[np.uint8]) -> dict[str, Any]:
     wide = pixels.astype(np.int64)
     return {
         "image_id": row["image_id"],
@@ -270,8 +286,8 @@ def _shard_file(file: str, table: pa.Table, size_bytes: int) -> ShardFile:
     return ShardFile(file=file, rows=table.num_rows, bytes=size_bytes, **sums)
 
 
-def _problem(row: Mapping[str, Any], error: ImageError | StorageError | StaleInputError) -> Problem:
+def _problem(path: str, error: ImageError | StorageError | StaleInputError) -> Problem:
     if isinstance(error, ImageError):
-        return Problem(error.kind, row["path"], error.reason, error.remedy)
+        return Problem(error.kind, path, error.reason, error.remedy)
     kind = "changed-image" if isinstance(error, StaleInputError) else "missing-image"
-    return Problem(kind, row["path"], str(error), "Run `fetal audit` again.")
+    return Problem(kind, path, str(error), "Run `fetal prepare` again.")

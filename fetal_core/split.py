@@ -34,7 +34,8 @@ class SplitConfig(Config):
         calib: share for temperature and thresholds. With a test set named by the table, ``val``
             and ``calib`` are shares of the other images.
         use_official_test: whether the table's train/test column decides the test part.
-        by_patient: False lets images of one patient fall into several parts.
+        by_patient: False lets images of one patient fall into several parts; those with equal
+            pixels still stay together.
     """
 
     test: Fraction = 0.2
@@ -237,7 +238,11 @@ def _check_overlap(
 
 
 def _groups(manifest: Manifest, by_patient: bool) -> npt.NDArray[np.intp]:
-    """Number of each row's group, all of which goes into one part; equal images are one group."""
+    """Number of each row's group, all of which goes into one part.
+
+    A group is a patient or, where patients do not count, the images with equal pixels. Equal images
+    of two patients are refused by the audit and by :func:`check_split`.
+    """
     if by_patient and None in manifest.patients:
         reason = "the patients are not known, so that one may be in training and in testing"
         remedy = "Set labels.columns.patient or labels.patient_regex, or split.by_patient = false"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import uuid
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -39,16 +41,31 @@ def name(uri: str) -> str:
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system of ``uri`` and the path inside it.
 
+    Keys are taken as they are written: no character of them is an escape or a separator.
+
     Raises:
-        StorageError: the scheme is not supported.
+        StorageError: the scheme is not supported, or the bucket cannot be found.
     """
     if not is_remote(uri):
         return pafs.LocalFileSystem(), absolute(uri)
+    scheme, _, path = uri.partition("://")
+    if scheme != "s3":
+        raise StorageError(f"{uri}: no storage is known for {scheme}://. Use a path or s3://.")
     try:
-        found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(uri)
+        return _bucket(path.partition("/")[0]), path
     except (OSError, ValueError) as error:
         raise StorageError(f"{uri}: cannot open this location: {error}") from None
-    return found
+
+
+@lru_cache
+def _bucket(bucket: str) -> pafs.S3FileSystem:
+    """The store of a bucket, as AWS's environment variables describe it."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not endpoint:
+        return pafs.S3FileSystem(region=pafs.resolve_s3_region(bucket))
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    scheme, _, host = endpoint.rpartition("://")
+    return pafs.S3FileSystem(endpoint_override=host, scheme=scheme or "https", region=region)
 
 
 def exists(uri: str) -> bool:
@@ -69,18 +86,19 @@ def is_dir(uri: str) -> bool:
     return bool(_kind(uri) == pafs.FileType.Directory)
 
 
-def read_bytes(uri: str) -> bytes:
-    """The whole content of a file.
+def read_bytes(uri: str, size_bytes: int | None = None) -> bytes:
+    """The content of a file: all of it, or its beginning.
 
     Raises:
         StorageError: it does not exist or cannot be read.
     """
     try:
         if not is_remote(uri):
-            return Path(absolute(uri)).read_bytes()
+            with Path(absolute(uri)).open("rb") as file:
+                return file.read(size_bytes)
         fs, path = filesystem(uri)
-        with fs.open_input_stream(path) as stream:
-            return bytes(stream.read())
+        with fs.open_input_stream(path, compression=None) as stream:
+            return bytes(stream.read(size_bytes))
     except FileNotFoundError:
         raise StorageError(f"{uri}: no such file. Check the path.") from None
     except OSError as error:
@@ -97,7 +115,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         if is_remote(uri):
             # An object appears only once its upload has been completed.
             fs, path = filesystem(uri)
-            with fs.open_output_stream(path) as stream:
+            with fs.open_output_stream(path, compression=None) as stream:
                 stream.write(data)
             return
         target = Path(absolute(uri))

@@ -33,7 +33,7 @@ class AuditArgs:
     against: str | None = None
     """Another label table: list the images that the two label differently."""
     out: str | None = None
-    """Write the findings as JSON, and the manifest beside them, to this folder."""
+    """Write the findings to audit.json in this folder; the manifest comes with `fetal prepare`."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
             args.job.limits,
             progress=progress,
             allow_no_patients=not args.job.split.by_patient,
+            use_official_test=args.job.split.use_official_test,
         )
     show(found)
     if args.out is not None:
@@ -68,8 +69,9 @@ def show(found: AuditResult) -> None:
 
 
 def show_comparison(first: str, second: str, job: Job) -> int:
-    """Print where two tables disagree; 1 if they do."""
+    """Print where two tables disagree; 1 if they do, or if one has errors of its own."""
     result: Comparison = compare_tables(first, second, job.labels)
+    show_problems(result.problems, limit=None)
     for found in result.disagreements:
         say(
             f"{found.image}: {found.plane_a!r} in {first} (row {found.row_a}), "
@@ -79,7 +81,8 @@ def show_comparison(first: str, second: str, job: Job) -> int:
     for (ours, theirs), number in result.by_pair.most_common():
         say(f"  {number:>4}  {ours} -> {theirs}")
     say(f"only in {first}: {len(result.only_a):,}; only in {second}: {len(result.only_b):,}")
-    return FOUND if result.disagreements else 0
+    faulty = any(problem.severity == "error" for problem in result.problems)
+    return FOUND if faulty or result.disagreements else 0
 
 
 def _check_out(out: str | None) -> None:
@@ -88,8 +91,6 @@ def _check_out(out: str | None) -> None:
 
 
 def _write(found: AuditResult, out: str) -> None:
-    if found.manifest is not None:
-        found.manifest.save(storage.join(out, "manifest.parquet"))
     findings = json.dumps([asdict(problem) for problem in found.problems], indent=2)
     storage.write_bytes(storage.join(out, "audit.json"), findings.encode())
     say(f"findings: {storage.join(out, 'audit.json')}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import ray
 import ray.data
 
 from fetal_core.errors import FetalError
+from fetal_core.machine import cores as cores
 from ray_jobs.cluster_config import ClusterConfig
 
 logger = logging.getLogger(__name__)
@@ -19,6 +21,7 @@ logger = logging.getLogger(__name__)
 # Ray counts logical CPUs. A local cluster gets two more than there are cores, so that Ray Data and
 # the drivers of trials always find one while a training worker computes.
 _SPARE_CPUS = 2
+_PROBE_S = 10
 
 
 class ResourceError(FetalError):
@@ -45,11 +48,6 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_gpu(config: ClusterConfig) -> bool:
@@ -105,10 +103,18 @@ def _connect(address: str) -> None:
         cpus = cores() + _SPARE_CPUS
         options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     try:
+        _probe(address)
         ray.init(**options)
     except Exception as error:  # Ray has no class for what may go wrong here
         ray.shutdown()
         raise ResourceError(_not_connected(address, error)) from error
+
+
+def _probe(address: str) -> None:
+    """Fail at once where nothing listens; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), _PROBE_S).close()
 
 
 def _not_connected(address: str, error: Exception) -> str:

@@ -6,14 +6,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from fetal_core.phantom import PhantomConfig
 from ray_jobs import predict
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say
 from ray_jobs.job import load_job
-from ray_jobs.phantom import phantom_shown
+from ray_jobs.phantom import local_folder, phantom_shown
 from ray_jobs.run import run_all
 from ray_jobs.workspace import Prepared
 
@@ -24,18 +23,19 @@ IMAGES, PATIENTS, SEED = 1500, 300, 7
 class DemoArgs:
     """The whole way from images to a report on synthetic images, in a few minutes."""
 
-    out: Path = Path("demo")
-    """Folder for everything that is made."""
+    out: str = "demo"
+    """Local folder for everything that is made."""
 
 
 def main(argv: Sequence[str]) -> None:
     """The command line of the demonstration."""
     args = parse_args(DemoArgs, argv, "fetal demo")
     started = time.monotonic()
-    cohort = args.out / "cohort"
+    out = local_folder(args.out)
+    cohort = out / "cohort"
     phantom_shown(PhantomConfig(images=IMAGES, patients=PATIENTS, seed=SEED), cohort)
-    run = run_all(str(cohort), str(args.out), load_job("demo"))
-    _, split, _ = Prepared(str(args.out / "prepared")).load()
+    run = run_all(str(cohort), str(out), load_job("demo"))
+    _, split, _ = Prepared(str(out / "prepared")).load()
     files = [str(cohort / "images" / f"{name}.png") for name in split.parts["test"][:3]]
     found, _ = predict.predict_files(run.bundle_uri, files)
     predict.show(found)

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import tyro
 
+from fetal_core import storage
+from fetal_core.errors import ConfigError
 from fetal_core.phantom import PhantomConfig, write_cohort
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import progress_bar, say
@@ -19,8 +21,8 @@ from ray_jobs.console import progress_bar, say
 class PhantomArgs:
     """Write a synthetic cohort: no patient's data, no download, the same bytes for a seed."""
 
-    out: tyro.conf.Positional[Path]
-    """Folder to write `images/` and `labels.csv` to."""
+    out: tyro.conf.Positional[str]
+    """Local folder to write `images/` and `labels.csv` to."""
     cohort: Annotated[PhantomConfig, tyro.conf.arg(name="")]
     workers: int | None = None
     """Processes; all cores by default."""
@@ -29,7 +31,20 @@ class PhantomArgs:
 def main(argv: Sequence[str]) -> None:
     """The command line of this stage."""
     args = parse_args(PhantomArgs, argv, "fetal phantom")
-    phantom_shown(args.cohort, args.out, args.workers)
+    phantom_shown(args.cohort, local_folder(args.out), args.workers)
+
+
+def local_folder(out: str) -> Path:
+    """The folder of a command that can only write to a disk.
+
+    Raises:
+        ConfigError: ``out`` lies in an object store.
+    """
+    if storage.is_remote(out):
+        raise ConfigError(
+            f"{out}: cohorts are written to local folders only; give one and copy it."
+        )
+    return Path(storage.join(out))
 
 
 def phantom_shown(cohort: PhantomConfig, out: Path, workers: int | None = None) -> None:

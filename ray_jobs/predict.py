@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
 
 import tyro
 from rich.table import Table
@@ -14,7 +13,7 @@ from rich.table import Table
 from fetal_core import storage
 from fetal_core.bundle import Bundle
 from fetal_core.errors import DataError, FetalError, ImageError, Problem
-from fetal_core.images import SUFFIXES
+from fetal_core.files import find_images
 from fetal_core.predict import Prediction, Predictor
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import console
@@ -27,7 +26,7 @@ class PredictArgs:
     bundle: tyro.conf.Positional[str]
     """Model bundle, as `fetal train` wrote it."""
     files: tyro.conf.Positional[tuple[str, ...]]
-    """Images, or folders of images."""
+    """Images, or folders of images: files with an image's suffix, and DICOM with any or none."""
     json: bool = False
     """One JSON object a frame instead of a table."""
 
@@ -51,11 +50,15 @@ def predict_files(
     """Predictions of all readable files, and a finding for each of the others.
 
     Raises:
+        DataError: there is no file to predict.
         ModelError: the bundle cannot be used.
     """
+    images, problems = _expand(files)
+    if not images:
+        raise DataError("Nothing to predict: name images, or folders that hold some.", problems)
     predictor = Predictor(Bundle.load(bundle_uri))
-    found, problems = [], []
-    for file in _expand(files):
+    found = []
+    for file in images:
         try:
             answers = predictor.predict_bytes(storage.read_bytes(file))
             found += [(file, prediction) for prediction in answers]
@@ -81,14 +84,16 @@ def show(found: Sequence[tuple[str, Prediction]]) -> None:
     console.print("Research use only.", style="dim")
 
 
-def _expand(files: Iterable[str]) -> Iterable[str]:
+def _expand(files: Iterable[str]) -> tuple[list[str], list[Problem]]:
+    """The files, with folders replaced by their images, and a finding for each without any."""
+    images, problems = [], []
     for file in files:
-        if storage.exists(file) and storage.is_dir(file):
-            yield from (
-                f for f in storage.list_files(file) if PurePosixPath(f.lower()).suffix in SUFFIXES
-            )
-        else:
-            yield file
+        found = find_images(file) if storage.is_dir(file) else [file]
+        images += found
+        if not found:
+            reason, remedy = "no image lies in this folder", "Check the path"
+            problems.append(Problem("no-images", file, reason, remedy))
+    return images, problems
 
 
 if __name__ == "__main__":

@@ -16,7 +16,10 @@ import tyro
 
 from fetal_core import storage
 from fetal_core.audit import audit
-from fetal_core.errors import DataError, Problem, StaleInputError
+from fetal_core.config import digest
+from fetal_core.errors import DataError, Problem, StaleInputError, StorageError
+from fetal_core.files import list_images
+from fetal_core.labels import list_tables
 from fetal_core.manifest import Manifest
 from fetal_core.preprocess import PreprocessConfig
 from fetal_core.recipe import Recipe
@@ -49,6 +52,7 @@ class PrepareOutcome:
     Attributes:
         written: images decoded now; the others were there from an interrupted run.
         wall_s: time of reading, decoding and writing.
+        reused: whether all was there already, made from the same inputs.
     """
 
     prepared: Prepared
@@ -57,6 +61,7 @@ class PrepareOutcome:
     problems: tuple[Problem, ...]
     written: int
     wall_s: float
+    reused: bool = False
 
 
 def prepare(
@@ -69,19 +74,28 @@ def prepare(
 ) -> PrepareOutcome:
     """Check a cohort, split it by patient and write its shards; continues an interrupted run.
 
+    A whole preparation of unchanged inputs is not made again, unless ``force``.
+
     Raises:
         DataError: problems of the cohort or images that cannot be read; all of them.
         StaleInputError: ``out`` holds another cohort or other settings, and not ``force``.
     """
     prepared = Prepared(storage.absolute(out))
-    by_patient = recipe.split.by_patient
+    inputs = describe_inputs(data, recipe)
+    if not force and (made := reuse(prepared, inputs, recipe)) is not None:
+        return made
     found = audit(
-        data, recipe.labels, recipe.limits, progress=on_audit, allow_no_patients=not by_patient
+        data,
+        recipe.labels,
+        recipe.limits,
+        progress=on_audit,
+        allow_no_patients=not recipe.split.by_patient,
+        use_official_test=recipe.split.use_official_test,
     )
     manifest = found.raise_on_error()
     split = make_split(manifest, recipe.split)
     check_split(split, manifest)
-    begin(prepared, manifest, split, recipe.preprocess, force)
+    begin(prepared, manifest, split, recipe.preprocess, inputs, force)
     problems = [*found.problems, *unlearnable(manifest, split)]
     storage.write_json(prepared.audit_uri, [asdict(problem) for problem in problems])
     storage.write_json(prepared.recipe_uri, recipe.model_dump(mode="json"))
@@ -91,6 +105,39 @@ def prepare(
     )
     wall_s = time.monotonic() - started
     return PrepareOutcome(prepared, index, split, tuple(problems), written, wall_s)
+
+
+def describe_inputs(data: str, recipe: Recipe) -> dict[str, Any] | None:
+    """What a preparation depends on, without reading an image; None if the audit must tell why."""
+    root = storage.absolute(data)
+    try:
+        images = [(f.path, f.size_bytes, f.changed_ns) for f in list_images(root)]
+        tables = {uri: storage.sha256(uri) for uri in list_tables(root, recipe.labels)}
+    except (StorageError, UnicodeDecodeError):
+        return None
+    settings = recipe.model_dump(mode="json", include={"labels", "limits", "split", "preprocess"})
+    return {"data": root, "images": digest(images), "tables": tables, "settings": settings}
+
+
+def reuse(
+    prepared: Prepared, inputs: Mapping[str, Any] | None, recipe: Recipe
+) -> PrepareOutcome | None:
+    """A whole preparation of these inputs, with the recipe's settings for later stages; or None."""
+    if inputs is None:
+        return None
+    try:
+        plan_made = storage.read_json(_plan_uri(prepared))
+        problems = tuple(Problem(**problem) for problem in storage.read_json(prepared.audit_uri))
+        _, split, index = prepared.load()
+    except (StorageError, StaleInputError):
+        return None
+    if plan_made != {"fingerprint": index.fingerprint, "inputs": inputs}:
+        return None
+    for file in (file for group in index.parts.values() for file in group):
+        if storage.size(storage.join(prepared.shards_uri, file.file)) != file.bytes:
+            return None
+    storage.write_json(prepared.recipe_uri, recipe.model_dump(mode="json"))
+    return PrepareOutcome(prepared, index, split, problems, written=0, wall_s=0.0, reused=True)
 
 
 def unlearnable(manifest: Manifest, split: Split) -> list[Problem]:
@@ -106,21 +153,30 @@ def unlearnable(manifest: Manifest, split: Split) -> list[Problem]:
 
 
 def begin(
-    prepared: Prepared, manifest: Manifest, split: Split, config: PreprocessConfig, force: bool
+    prepared: Prepared,
+    manifest: Manifest,
+    split: Split,
+    config: PreprocessConfig,
+    inputs: Mapping[str, Any] | None,
+    force: bool,
 ) -> None:
     """Claim the folder for this manifest, split and preprocessing."""
-    plan_uri = storage.join(prepared.uri, "plan.json")
-    wanted = {"fingerprint": fingerprint(manifest, split.hash, config)}
-    if storage.exists(plan_uri) and storage.read_json(plan_uri) != wanted:
+    wanted = fingerprint(manifest, split.hash, config)
+    plan_uri = _plan_uri(prepared)
+    if storage.exists(plan_uri) and storage.read_json(plan_uri)["fingerprint"] != wanted:
         if not force:
             raise StaleInputError(
                 f"{prepared.uri}: holds shards of other images, labels, split or preprocessing. "
                 "Give --force to replace them, or another --out."
             )
         storage.remove(prepared.shards_uri)
-    storage.write_json(plan_uri, wanted)
+    storage.write_json(plan_uri, {"fingerprint": wanted, "inputs": inputs})
     manifest.save(prepared.manifest_uri)
     split.save(prepared.split_uri)
+
+
+def _plan_uri(prepared: Prepared) -> str:
+    return storage.join(prepared.uri, "plan.json")
 
 
 def write_shards(
@@ -192,7 +248,7 @@ class PrepareArgs:
     config: str | None = None
     """Named configuration, or path of a .toml file; the flags below override it."""
     force: bool = False
-    """Replace shards of another cohort or of other settings."""
+    """Replace shards of another cohort or of other settings; audit again in any case."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -212,12 +268,12 @@ def show(outcome: PrepareOutcome) -> None:
     show_problems(outcome.problems)
     index = outcome.index
     parts = ", ".join(f"{part} {index.rows(part):,}" for part in outcome.split.parts)
-    speed = f" at {outcome.written / outcome.wall_s:.0f} images/s" if outcome.written else ""
-    say(f"prepared {outcome.prepared.uri}: {parts} ({', '.join(index.classes)})")
-    say(
-        f"{outcome.written:,} images written in {outcome.wall_s:.1f} s{speed}; training part: "
-        f"mean {index.mean:.4f}, standard deviation {index.std:.4f}"
-    )
+    done = "already prepared" if outcome.reused else "prepared"
+    say(f"{done} {outcome.prepared.uri}: {parts} ({', '.join(index.classes)})")
+    if outcome.written:
+        speed = outcome.written / outcome.wall_s
+        say(f"{outcome.written:,} images in {outcome.wall_s:.1f} s at {speed:.0f} images/s")
+    say(f"training part: mean {index.mean:.4f}, standard deviation {index.std:.4f}")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from fetal_core.config import Config
 from fetal_core.phantom.seeds import stream
 
 # the database's planes in the order of the digit in its file names
@@ -40,7 +41,7 @@ _TRAIN_SHARE = 7129 / 12400
 _TEMPERED_BELOW = 3000
 
 
-class PhantomConfig(BaseModel):
+class PhantomConfig(Config):
     """A synthetic cohort.
 
     Attributes:
@@ -51,8 +52,6 @@ class PhantomConfig(BaseModel):
             `patients` are then ignored.
         shortcut: chance that burned-in marks depend on the plane: 0 = unrelated.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     images: int = Field(default=600, ge=12)
     patients: int = Field(default=80, ge=2)

@@ -17,12 +17,13 @@ from pathlib import Path
 from PIL import Image
 
 from fetal_core.errors import FetalError, StorageError
+from fetal_core.machine import cores
 from fetal_core.phantom.cohort import PhantomConfig, Row
 from fetal_core.phantom.rendering import render
 from fetal_core.phantom.table import make_cohort, table_bytes
 
 _LOG = logging.getLogger(__name__)
-_GENERATOR_VERSION = 1
+_GENERATOR_VERSION = 2
 _PNG_END = bytes.fromhex("0000000049454e44ae426082")
 _CHUNK = 8
 
@@ -156,19 +157,13 @@ def _render_all(
     rows: list[Row], config: PhantomConfig, out: Path, workers: int | None
 ) -> Iterator[None]:
     task = partial(_write_image, out=out, seed=config.seed, shortcut=config.shortcut)
-    n_workers = min(workers or _available_processors(), max(len(rows) // _CHUNK, 1))
+    n_workers = min(workers or cores(), max(len(rows) // _CHUNK, 1))
     if n_workers <= 1:
         yield from map(task, rows)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
         yield from _cancelling(pool, pool.map(task, rows, chunksize=_CHUNK))
-
-
-def _available_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cancelling(pool: ProcessPoolExecutor, results: Iterable[None]) -> Iterator[None]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from pydicom.data import get_testdata_file
 
 from cohorts import png
 from fetal_core.bundle import Bundle, BundleInfo
 from fetal_core.model import PlaneClassifier
 from fetal_core.preprocess import PreprocessConfig
-from ray_jobs import audit, crossval, evaluate, predict, prepare, run, train
+from ray_jobs import audit, crossval, demo, evaluate, phantom, predict, prepare, run, train
 from ray_jobs.cli import COMMANDS
 from ray_jobs.command import entry
 
@@ -230,6 +233,71 @@ def test_good_files_are_predicted_beside_a_bad_one(
     assert "P02_0.png" in said
     assert "1 files have no prediction" in said
     assert "truncated-image" in said
+
+
+@pytest.mark.parametrize("words", [[], ["empty"], ["empty", "texts"]])
+def test_a_prediction_of_nothing_is_refused(
+    words: list[str], bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/notes").write_text("no image")
+    said = refused(predict.main, [str(bundle), *(str(tmp_path / word) for word in words)], capsys)
+    assert "Nothing to predict" in said
+    assert all(str(tmp_path / word) in said for word in words)
+
+
+def test_an_empty_folder_beside_an_image_is_named(
+    bundle: Path, textures: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "empty").mkdir()
+    files = [str(textures / "images/P01_0.png"), str(tmp_path / "empty")]
+    said = refused(predict.main, [str(bundle), *files], capsys)
+    assert "P01_0.png" in said
+    assert "no-images" in said
+
+
+def test_dicom_files_without_suffix_are_predicted(
+    bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "study").mkdir()
+    sample = get_testdata_file("CT_small.dcm", download=False)
+    (tmp_path / "study/IM0001").write_bytes(Path(str(sample)).read_bytes())
+    assert entry(predict.main, [str(bundle), str(tmp_path / "study")]) == 0
+    assert "IM0001" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", [phantom, demo])
+def test_cohorts_are_not_written_to_object_stores(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["s3://bucket/cohort"] if module is phantom else ["--out", "s3://bucket/cohort"]
+    assert "local folder" in refused(module.main, words, capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_findings_of_an_audit_are_written(textures: Path, tmp_path: Path) -> None:
+    (textures / "images/extra.png").write_bytes(png(500))
+    assert entry(audit.main, [str(textures), "--out", str(tmp_path / "found")]) == 0
+    (finding,) = json.loads((tmp_path / "found/audit.json").read_text())
+    assert finding["kind"] == "image-without-row"
+    assert [file.name for file in (tmp_path / "found").iterdir()] == ["audit.json"]
+
+
+def test_faults_of_compared_tables_are_shown(textures: Path, capsys: Capture) -> None:
+    table, ragged = textures / "labels.csv", textures / "other.csv"
+    assert entry(audit.main, [str(table), "--against", str(table)]) == 0
+    ragged.write_text(table.read_text().replace("P01_0;1;", "P01_0;"))
+    said = refused(audit.main, [str(table), "--against", str(ragged)], capsys)
+    assert "other.csv, row 3" in said
+    assert "0 disagreements in 9 common images" in said
+
+
+def test_a_train_column_that_is_not_used_may_mix_patients(textures: Path) -> None:
+    leak_a_patient(textures)
+    assert entry(audit.main, [str(textures)]) == 1
+    assert entry(audit.main, [str(textures), "--split.no-use-official-test"]) == 0
 
 
 def test_folders_with_unreadable_names_are_refused(

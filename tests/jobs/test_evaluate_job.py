@@ -38,7 +38,7 @@ def test_metrics_bundle_and_report_agree(
     assert info.temperature == metrics["calibration_part"]["value"] == evaluated.temperature.value
     assert info.threshold == evaluated.threshold.value
     assert metrics["hashes"]["shards"] == prepared.index.fingerprint
-    assert f"{metrics['accuracy']:.3f}" in report or f"{metrics['accuracy']:.1%}" in report
+    assert f'<p class="value">{100 * metrics["accuracy"]:.1f}\xa0%</p>' in report
     assert prepared.index.manifest_hash[:12] in report
     assert "http://" not in report.replace("http://www.w3.org", "")
 
@@ -91,6 +91,7 @@ def test_another_cohort_in_the_same_place_is_refused(
     described = json.loads((run / "bundle/model.json").read_text())
     described["hashes"]["shards"] = "0" * 64
     (run / "bundle/model.json").write_text(json.dumps(described))
+    (run / "metrics.json").unlink(missing_ok=True)
     with pytest.raises(StaleInputError, match="other shards"):
         evaluate_run(str(run), ClusterConfig())
     assert not (run / "metrics.json").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from fetal_core.errors import DataError, StaleInputError
 from fetal_core.images import ImageLimits
 from fetal_core.preprocess import preprocess
 from fetal_core.recipe import Recipe
-from ray_jobs.prepare import PrepareOutcome, prepare
+from ray_jobs.prepare import PrepareOutcome, prepare, show
 
 pytestmark = pytest.mark.ray
 
@@ -103,6 +104,76 @@ def test_a_shard_cut_short_is_written_again(cluster: None, textures: Path, tmp_p
     assert again.written == pq.read_metadata(victim).num_rows
     assert victim.read_bytes() == whole
     assert again.index == first.index
+
+
+def test_a_whole_preparation_is_not_made_again(
+    cluster: None, textures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = prepare(str(textures), str(tmp_path / "out"), recipe())
+    audited: list[int] = []
+    longer = recipe(train={"epochs": 9})
+
+    def again(**options: bool) -> PrepareOutcome:
+        audited.clear()
+        return prepare(
+            str(textures),
+            str(tmp_path / "out"),
+            longer,
+            on_audit=lambda done, total: audited.append(done),
+            **options,
+        )
+
+    second = again()
+    assert (second.reused, second.written, audited) == (True, 0, [])
+    assert (second.index, second.split, second.problems) == (
+        first.index,
+        first.split,
+        first.problems,
+    )
+    assert json.loads((tmp_path / "out/recipe.json").read_text())["train"]["epochs"] == 9
+    show(second)
+    assert "already prepared" in capsys.readouterr().out
+    assert not again(force=True).reused
+    assert len(audited) == 10
+
+
+def touch_an_image(data: Path) -> None:
+    file = data / "images/P01_0.png"
+    file.write_bytes(file.read_bytes())
+
+
+def add_an_image(data: Path) -> None:
+    (data / "images/extra.png").write_bytes(png(500))
+
+
+def end_the_table_otherwise(data: Path) -> None:
+    table = data / "labels.csv"
+    table.write_text(table.read_text() + "\n")
+
+
+@pytest.mark.parametrize("change", [touch_an_image, add_an_image, end_the_table_otherwise])
+def test_changed_inputs_are_audited_again(
+    change: Callable[[Path], None], cluster: None, textures: Path, tmp_path: Path
+) -> None:
+    prepare(str(textures), str(tmp_path / "out"), recipe())
+    change(textures)
+    audited: list[int] = []
+    again = prepare(
+        str(textures),
+        str(tmp_path / "out"),
+        recipe(),
+        on_audit=lambda done, _: audited.append(done),
+    )
+    assert (again.reused, again.written, len(audited)) == (False, 0, 10)
+    assert prepare(str(textures), str(tmp_path / "out"), recipe()).reused
+
+
+def test_a_corrected_label_is_another_cohort(cluster: None, textures: Path, tmp_path: Path) -> None:
+    prepare(str(textures), str(tmp_path / "out"), recipe())
+    table = textures / "labels.csv"
+    table.write_text(table.read_text().replace("P01_0;1;Fetal femur", "P01_0;1;Fetal brain"))
+    with pytest.raises(StaleInputError, match="--force"):
+        prepare(str(textures), str(tmp_path / "out"), recipe())
 
 
 def test_other_settings_need_force(cluster: None, textures: Path, tmp_path: Path) -> None:

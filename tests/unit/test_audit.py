@@ -25,8 +25,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, **options: object) -> AuditResult:
-    allow = bool(options.pop("allow_no_patients", False))
-    return audit(str(folder), LabelsConfig(**options), workers=1, allow_no_patients=allow)
+    names = ("allow_no_patients", "use_official_test")
+    switches = {name: bool(options.pop(name)) for name in names if name in options}
+    return audit(str(folder), LabelsConfig(**options), workers=1, **switches)
 
 
 def only(result: AuditResult) -> Problem:
@@ -194,6 +195,7 @@ def test_a_leaked_patient(folder: Path) -> None:
     assert "patient 2" in problem.reason
     assert "row 6" in problem.reason
     assert problem.row == 7
+    assert run(folder, use_official_test=False).problems == ()
 
 
 def test_names_decide_and_not_positions(folder: Path) -> None:

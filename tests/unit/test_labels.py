@@ -177,6 +177,8 @@ def test_configuration_faults_name_the_field() -> None:
         parse(LabelsConfig, {"columns": {"picture": "x"}}, "test")
     with pytest.raises(ConfigError, match=r"patient_regex: .*not a regular expression"):
         parse(LabelsConfig, {"patient_regex": "("}, "test")
+    with pytest.raises(ConfigError, match="classes: named more than once: 'A'"):
+        parse(LabelsConfig, {"classes": ["A", "B", "A"]}, "test")
 
 
 def test_the_whole_real_table(shared_data: Path) -> None:

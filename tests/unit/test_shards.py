@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from builders import SIZE_PX, manifest_of, write_index
 from data_samples import encode, texture, write_folder
@@ -200,6 +201,41 @@ def test_large_images_are_spread_over_several_files() -> None:
     tasks = plan(manifest, {"train": manifest.ids}, PreprocessConfig(size_px=1024))
     assert len(tasks) == 7
     assert max(len(task.rows) for task in tasks) * 1024**2 <= 16 << 20
+
+
+def test_small_images_are_spread_over_several_files() -> None:
+    manifest = Manifest.from_rows(_bare_rows(600), ["a"], "/data")
+    tasks = plan(manifest, {"train": manifest.ids}, PreprocessConfig(size_px=64))
+    assert [len(task.rows) for task in tasks] == [200, 200, 200]
+
+
+@pytest.fixture
+def sequence(tmp_path: Path) -> Path:
+    """A cohort in which the image P1_0 is a file of three frames."""
+    folder = write_folder(tmp_path / "sequence", patients=8)
+    frames = [Image.fromarray(texture(seed)) for seed in (500, 501, 502)]
+    (folder / "images/P1_0.png").unlink()
+    frames[0].save(folder / "images/P1_0.tif", save_all=True, append_images=frames[1:])
+    return folder
+
+
+def test_each_frame_of_a_file_is_a_row(sequence: Path, tmp_path: Path) -> None:
+    manifest = manifest_of(sequence)
+    task = one_task(manifest)
+    write(task, manifest, tmp_path)
+    table = pq.read_table(tmp_path / task.file)
+    first = table["image_id"].to_pylist().index("P1_0#0000")
+    expected = [preprocess(texture(seed), CONFIG) for seed in (500, 501, 502)]
+    np.testing.assert_array_equal(pixels(table)[first : first + 3], np.stack(expected))
+
+
+def test_a_changed_file_of_several_frames_is_one_finding(sequence: Path, tmp_path: Path) -> None:
+    manifest = manifest_of(sequence)
+    Image.fromarray(texture(503)).save(sequence / "images/P1_0.tif")
+    with pytest.raises(DataError) as caught:
+        write(one_task(manifest), manifest, tmp_path)
+    (problem,) = caught.value.problems
+    assert (problem.kind, problem.where) == ("changed-image", "images/P1_0.tif")
 
 
 def test_damaged_or_missing_files_are_storage_errors(

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import boto3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
 
 from fetal_core import storage
 from fetal_core.errors import StorageError
@@ -42,6 +44,12 @@ def test_json_round_trip_keeps_umlauts_readable(tmp_path: Path) -> None:
     storage.write_json(uri, {"Ebene": "Schädel", "n": [1, None]})
     assert storage.read_json(uri) == {"Ebene": "Schädel", "n": [1, None]}
     assert "Schädel" in Path(uri).read_text()
+
+
+def test_the_beginning_of_a_file(tmp_path: Path) -> None:
+    storage.write_bytes(str(tmp_path / "a"), b"0123456789")
+    assert storage.read_bytes(str(tmp_path / "a"), 4) == b"0123"
+    assert storage.read_bytes(str(tmp_path / "a"), 40) == b"0123456789"
 
 
 def test_failing_write_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
@@ -147,3 +155,46 @@ def test_join_and_name_of_remote_and_local_uris(parts: list[str]) -> None:
         assert storage.name(uri) == storage.name(uri + "/") == parts[-1]
     assert storage.is_remote("s3://bucket/x")
     assert storage.absolute("s3://bucket/x/") == "s3://bucket/x"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of an S3 server on this machine."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_ACCESS_KEY_ID", "test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="cohort")
+        yield "s3://cohort"
+    server.stop()
+
+
+ODD_NAMES = ["a b.png", "Schädel.png", "50%20.png", "which?.png", "x#0001.png", "a+b&c=d.csv.gz"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_objects_keep_their_names(bucket: str, name: str) -> None:
+    folder = storage.join(bucket, f"of {name}")
+    uri = storage.join(folder, name)
+    assert not storage.exists(uri)
+    storage.write_bytes(uri, b"content")
+    keys = [item["Key"] for item in boto3.client("s3").list_objects_v2(Bucket="cohort")["Contents"]]
+    assert f"of {name}/{name}" in keys
+    assert storage.read_bytes(uri) == b"content"
+    assert storage.read_bytes(uri, 3) == b"con"
+    assert storage.size(uri) == 7
+    assert list(storage.list_files(folder)) == [uri]
+    assert storage.is_dir(folder)
+    storage.remove(uri)
+    assert not storage.exists(uri)
+
+
+def test_a_missing_object_or_bucket_is_a_storage_error(bucket: str) -> None:
+    with pytest.raises(StorageError, match="no such file"):
+        storage.read_bytes(storage.join(bucket, "none.png"))
+    with pytest.raises(StorageError, match="nowhere"):
+        list(storage.list_files("s3://nowhere/images"))
