@@ -13,7 +13,7 @@ import ray
 import ray.data
 
 from fetal_core.errors import FetalError
-from fetal_core.machine import cores as cores
+from fetal_core.machine import cores
 from ray_jobs.cluster_config import ClusterConfig
 
 logger = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ from fetal_core.errors import ConfigError, Problem
 from fetal_core.fit_config import FitConfig
 from fetal_core.folds import fit_fold, inner_validation, probe_fold, shares_features
 from fetal_core.losses import make_loss
+from fetal_core.machine import cores
 from fetal_core.manifest import Manifest
 from fetal_core.metrics import Predictions
 from fetal_core.model import build
@@ -31,7 +32,7 @@ from fetal_core.shards import ShardIndex
 from fetal_core.split import Fold, make_folds
 from fetal_core.steps import StepEngine
 from ray_jobs.blocks import load_blocks, row_store
-from ray_jobs.cluster import connected, cores, folds_at_once, use_gpu
+from ray_jobs.cluster import connected, folds_at_once, use_gpu
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import progress_bar, say, show_problems
@@ -63,7 +64,13 @@ def crossval(
         raise ConfigError(f"--repeats {repeats}: at least one is needed.")
     out, recipe = storage.absolute(out), job.recipe()
     check_weights(recipe.model)
-    found = audit(data, recipe.labels, recipe.limits, allow_no_patients=not recipe.split.by_patient)
+    found = audit(
+        data,
+        recipe.labels,
+        recipe.limits,
+        allow_no_patients=not recipe.split.by_patient,
+        use_official_test=False,
+    )
     manifest = found.raise_on_error()
     show_problems(found.problems)
     planned = make_folds(manifest, folds, repeats, recipe.train.seed, recipe.split.by_patient)

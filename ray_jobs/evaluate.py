@@ -22,6 +22,7 @@ from fetal_core.bundle import Bundle, BundleInfo, read_info, write_info
 from fetal_core.calibrate import Temperature, Threshold, choose_threshold, fit_temperature
 from fetal_core.errors import DataError, Problem, StaleInputError
 from fetal_core.evaluate import Evaluation, evaluate
+from fetal_core.machine import cores
 from fetal_core.manifest import Manifest
 from fetal_core.metrics import Predictions
 from fetal_core.model import trainable_parameters
@@ -34,7 +35,7 @@ from fetal_core.runlog import training_history
 from fetal_core.shards import ShardIndex, read_part
 from fetal_core.split import Split
 from ray_jobs.blocks import shard_files
-from ray_jobs.cluster import connected, cores, use_gpu
+from ray_jobs.cluster import connected, use_gpu
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say

@@ -22,6 +22,7 @@ from fetal_core import storage
 from fetal_core.bundle import Bundle, BundleInfo
 from fetal_core.checkpoint import load_trainer, load_weights
 from fetal_core.fit_config import FitConfig
+from fetal_core.machine import cores
 from fetal_core.model import PlaneClassifier
 from fetal_core.recipe import Recipe
 from fetal_core.run_context import Event
@@ -30,7 +31,7 @@ from fetal_core.shards import ShardIndex
 from fetal_core.train import fit
 from fetal_core.training_data import TrainingData
 from ray_jobs.blocks import load_blocks, row_store
-from ray_jobs.cluster import check_capacity, connected, cores, use_gpu
+from ray_jobs.cluster import check_capacity, connected, use_gpu
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say, training_view
