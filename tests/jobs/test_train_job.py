@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,26 @@ def test_a_killed_run_resumes_to_the_same_numbers(
     resumed = Bundle.load(str(tmp_path / "runs/run/bundle")).model.state_dict()
     for key, value in Bundle.load(trained.run.bundle_uri).model.state_dict().items():
         assert value.equal(resumed[key]), key
+
+
+@pytest.mark.heavy
+def test_ctrl_c_is_told_as_an_interruption(
+    prepared: PrepareOutcome, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    long = small_recipe.train.model_copy(update={"epochs": 500})
+    settings = small_recipe.model_copy(update={"train": long})
+    process = start("train", prepared.prepared.uri, *flags(settings), cwd=tmp_path)
+    try:
+        while not history(str(tmp_path / "runs/run")):
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        kill(process)
+    assert process.returncode == 130
+    assert "interrupted; run the same command again to continue" in output
+    assert "Traceback" not in output
 
 
 def test_a_finished_run_stays_as_it_is(
