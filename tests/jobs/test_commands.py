@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -306,6 +307,27 @@ def test_folders_with_unreadable_names_are_refused(
     bad_file_name(textures)
     said = refused(predict.main, [str(bundle), str(textures / "images")], capsys)
     assert "UTF-8" in said
+
+
+@pytest.mark.parametrize(
+    ("address", "named"),
+    [("127.0.0.1:1", "Connection refused"), ("http://127.0.0.1:8265", "Invalid Ray address")],
+)
+def test_a_cluster_that_does_not_answer_is_one_error(
+    address: str, named: str, textures: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_jobs.prepare", str(textures), "--out", str(tmp_path / "out")],
+        env={**os.environ, "RAY_ADDRESS": address},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: RAY_ADDRESS={address}: no Ray cluster answers there")
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out/shards/index.json").exists()
 
 
 @pytest.mark.parametrize("stage", COMMANDS)
