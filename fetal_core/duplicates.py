@@ -15,7 +15,7 @@ from fetal_core.errors import Problem
 
 MAX_HAMMING = 6
 MIN_CORRELATION = 0.97
-_BLOCK = 512
+_CELLS = 2_000_000
 _SHOWN = 5
 
 Row = Mapping[str, Any]
@@ -70,11 +70,13 @@ def near_pairs(
 ) -> Iterator[npt.NDArray[np.intp]]:
     """Pairs ``(i, j)`` with ``i < j`` of different owners, other pixels and nearly equal looks.
 
-    Every pair of hashes is compared, a block of them at a time, so that memory stays in bounds.
+    Every pair of hashes is compared, a block of rows at a time: memory does not grow with the
+    number of pairs.
     """
     unit = _standardised(thumbs)
-    for start in range(0, len(dhashes), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    rows = max(1, _CELLS // len(dhashes))
+    for start in range(0, len(dhashes), rows):
+        block = slice(start, start + rows)
         close = np.bitwise_count(dhashes[block, None] ^ dhashes[None, start:]) <= MAX_HAMMING
         close &= owners[block, None] != owners[None, start:]
         close &= pixels[block, None] != pixels[None, start:]

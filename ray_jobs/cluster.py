@@ -89,12 +89,15 @@ def check_capacity(config: ClusterConfig) -> None:
         )
 
 
-def folds_at_once(config: ClusterConfig) -> int:
-    """How many single-process trainings the cluster runs at a time.
+def jobs_at_once(cpus: float, gpus: float = 0) -> int:
+    """How many independent jobs, each of so many logical CPUs and GPUs, run at a time.
 
-    All logical CPUs but the spare ones of a local cluster, divided by those of one training.
+    As many as fit the cluster without the two logical CPUs that Ray Data needs; at least one.
     """
-    return max(1, int(total("CPU") - _SPARE_CPUS) // config.cpus_per_worker)
+    fitting = int((total("CPU") - _SPARE_CPUS) // cpus)
+    if gpus:
+        fitting = min(fitting, int(total("GPU") // gpus))
+    return max(1, fitting)
 
 
 def _connect(address: str) -> None:
@@ -132,7 +135,7 @@ def _not_connected(address: str, error: Exception) -> str:
 
 def _quiet() -> None:
     """Keep Ray's notes about its plans and tokens off the terminal; its errors still show."""
-    for name in ("ray.data", "ray._private.authentication.authentication_token_setup"):
+    for name in ("ray.data", "ray.tune", "ray._private.authentication.authentication_token_setup"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

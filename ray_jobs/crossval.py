@@ -32,7 +32,7 @@ from fetal_core.shards import ShardIndex
 from fetal_core.split import Fold, make_folds
 from fetal_core.steps import StepEngine
 from ray_jobs.blocks import load_blocks, row_store
-from ray_jobs.cluster import connected, folds_at_once, use_gpu
+from ray_jobs.cluster import connected, jobs_at_once, use_gpu
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import progress_bar, say, show_problems
@@ -105,11 +105,12 @@ def _run_folds(
         extract_all = ray.remote(_features).options(**options)
         features = extract_all.remote(config, index, blocks, device, cores())
     score = ray.remote(_fold).options(**options)
+    at_once = jobs_at_once(cluster.cpus_per_worker, 1 if gpu else 0)
     waiting = list(planned)
     running: dict[Any, tuple[int, int]] = {}
     done: dict[tuple[int, int], Predictions] = {}
     while waiting or running:
-        while waiting and len(running) < folds_at_once(cluster):
+        while waiting and len(running) < at_once:
             fold = waiting.pop(0)
             ids = (*_selection(config, manifest, fold), fold.test_ids)
             task = score.remote(config, index, blocks, features, ids, device, threads)

@@ -34,7 +34,7 @@ from fetal_core.shards import (
 )
 from fetal_core.split import Split, check_split, make_split
 from ray_jobs import shard_task
-from ray_jobs.cluster import connected
+from ray_jobs.cluster import connected, jobs_at_once
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import progress_bar, say, show_problems
 from ray_jobs.job import Job
@@ -233,7 +233,8 @@ def _run(tasks: list[ShardTask], root: str, out: str, recipe: Recipe) -> Iterato
     with connected():
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         write: Any = shard_task.run
-        yield from dataset.map(write, fn_kwargs=settings).iter_rows()
+        at_once = ray.data.TaskPoolStrategy(size=jobs_at_once(1))
+        yield from dataset.map(write, fn_kwargs=settings, compute=at_once).iter_rows()
 
 
 @dataclass
