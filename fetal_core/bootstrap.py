@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from fetal_core.metrics import (
     ECE_BINS,
     FloatArray,
     IntArray,
+    Predictions,
     auroc,
     class_rates,
     confidence_bin,
@@ -138,6 +140,44 @@ def clusters_behind(labels_N: IntArray, cluster_N: IntArray, classes: int) -> In
     return np.bincount(pairs[0], minlength=classes).astype(np.int64)
 
 
+class PairedConfusions:
+    """Confusion matrices of several models M under the same draws of clusters.
+
+    The models may have seen different images of a part; its clusters are those of all of them.
+
+    Attributes:
+        unit: what is drawn.
+        clusters: number of those units.
+    """
+
+    def __init__(self, models: Sequence[Predictions]) -> None:
+        """Count by cluster.
+
+        Raises:
+            ValueError: the models disagree about classes, labels or patients.
+        """
+        patients = _patients(models)
+        cluster_N, self.unit = clusters(list(patients.values()))
+        cluster_of = dict(zip(patients, cluster_N.tolist(), strict=True))
+        self.clusters = len(set(cluster_of.values()))
+        width = len(models[0].classes) if models else 1
+        self._counts_CMKK = np.zeros((self.clusters, len(models), width, width))
+        for column, model in enumerate(models):
+            predicted = model.logits_NK.argmax(axis=1).tolist()
+            rows = zip(model.image_ids, model.labels_N.tolist(), predicted, strict=True)
+            for name, label, answer in rows:
+                self._counts_CMKK[cluster_of[name], column, label, answer] += 1
+
+    def draws(self, resamples: int, generator: np.random.Generator) -> FloatArray:
+        """Matrices (1 + R, M, K, K): of all clusters, then of each draw with replacement."""
+        shape = self._counts_CMKK.shape
+        counts_CX = self._counts_CMKK.reshape(self.clusters, math.prod(shape[1:]))
+        even_C = np.full(self.clusters, 1 / max(self.clusters, 1))
+        drawn = [generator.multinomial(self.clusters, even_C) @ counts_CX for _ in range(resamples)]
+        drawn_RX = np.stack([counts_CX.sum(axis=0), *drawn])
+        return drawn_RX.reshape(1 + resamples, *shape[1:])
+
+
 class _Cohort:
     """Sums by cluster, from which a weighting of clusters gives all statistics at once."""
 
@@ -215,6 +255,19 @@ class _Cohort:
         cell_N = self._cluster_N * columns + column_N
         cells = _weighted_bincount(cell_N, values_N, self._clusters * columns)
         return cells.reshape(self._clusters, columns)
+
+
+def _patients(models: Sequence[Predictions]) -> dict[str, str | None]:
+    """Patients by image, sorted by image."""
+    known: dict[str, tuple[str | None, int]] = {}
+    for model in models:
+        if model.classes != models[0].classes:
+            raise ValueError("models to compare need the same classes")
+        rows = zip(model.image_ids, model.patients, model.labels_N.tolist(), strict=True)
+        for name, patient, label in rows:
+            if known.setdefault(name, (patient, label)) != (patient, label):
+                raise ValueError(f"models disagree about the patient or the label of {name}")
+    return {name: known[name][0] for name in sorted(known)}
 
 
 def _weighted_bincount(index_N: IntArray, values_N: FloatArray, length: int) -> FloatArray:

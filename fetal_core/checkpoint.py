@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fetal_core import storage
 from fetal_core.errors import ModelError
 
 WEIGHTS = "model.safetensors"
 TRAINER = "trainer.pt"
+_INDEX = "index.json"
 
 
 @dataclass
@@ -71,3 +76,70 @@ def load_trainer(folder: Path) -> dict[str, Any]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{file}: cannot be read: {reason} Remove this checkpoint.") from None
     return state
+
+
+class CheckpointStore:
+    """The latest and the best checkpoint of a run, in a folder or under an S3 prefix.
+
+    A checkpoint counts once ``index.json`` names it, which is written last: a process that dies
+    while it saves leaves the previous ones as they were.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Checkpoints lie in folders below ``uri``; nothing is written yet."""
+        self.uri = storage.absolute(uri)
+
+    def location(self, which: Literal["latest", "best"]) -> str | None:
+        """Folder of a checkpoint, None before the first."""
+        name = self._index().get(which)
+        return None if name is None else storage.join(self.uri, name)
+
+    def add(self, name: str, save: Callable[[Path], None], is_best: bool) -> None:
+        """Keep what ``save`` writes into the folder it is given; drop what is no longer needed.
+
+        Args:
+            name: of this checkpoint; the same name again replaces it.
+            save: writes the files.
+            is_best: whether it is the best so far.
+
+        Raises:
+            StorageError: it cannot be written; the previous checkpoints stay.
+        """
+        before = self._index()
+        with tempfile.TemporaryDirectory(prefix="fetal-checkpoint-") as folder:
+            save(Path(folder))
+            for file in sorted(Path(folder).iterdir()):
+                storage.upload(file, storage.join(self.uri, name, file.name))
+        after = before | {"latest": name} | ({"best": name} if is_best else {})
+        storage.write_json(storage.join(self.uri, _INDEX), after)
+        for old in set(before.values()) - set(after.values()):
+            storage.remove(storage.join(self.uri, old))
+
+    @contextmanager
+    def open(self, which: Literal["latest", "best"]) -> Iterator[Path | None]:
+        """A checkpoint as a local folder while the block lasts, None before the first."""
+        location = self.location(which)
+        if location is None or not storage.is_remote(location):
+            yield None if location is None else Path(location)
+            return
+        with tempfile.TemporaryDirectory(prefix="fetal-checkpoint-") as folder:
+            for uri in storage.list_files(location):
+                (Path(folder) / storage.name(uri)).write_bytes(storage.read_bytes(uri))
+            yield Path(folder)
+
+    @contextmanager
+    def best(self) -> Iterator[Path]:
+        """The best checkpoint as a local folder.
+
+        Raises:
+            ModelError: there is none.
+        """
+        with self.open("best") as folder:
+            if folder is None:
+                raise ModelError(f"{self.uri}: holds no checkpoint yet. Let an epoch end first.")
+            yield folder
+
+    def _index(self) -> dict[str, str]:
+        uri = storage.join(self.uri, _INDEX)
+        found: dict[str, str] = storage.read_json(uri) if storage.exists(uri) else {}
+        return found

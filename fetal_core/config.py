@@ -6,8 +6,8 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -104,11 +104,21 @@ def _describe(model: type[BaseModel], fault: Any) -> str:
         whole = fault["type"] == "missing" or isinstance(fault["input"], Mapping)
         shown = "" if whole else f" (got {fault['input']!r})"
         return f"{path or 'configuration'}: {fault['msg'].removeprefix('Value error, ')}{shown}"
-    owner: type[BaseModel] = model
-    for part in fault["loc"][:-1]:
-        annotation = owner.model_fields[str(part)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            owner = annotation
+    owner = _owner(model, fault["loc"][:-1])
     valid = sorted(owner.model_fields)
     hint = nearest(str(fault["loc"][-1]), valid)
     return f"{path}: unknown key{hint or '.'} Valid keys: {', '.join(valid)}"
+
+
+def _owner(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel]:
+    """The innermost model on the way to a field, through tables and lists of models."""
+    owner = model
+    found: Any = model
+    for part in path:
+        if found is owner:
+            found = owner.model_fields[str(part)].annotation
+        else:
+            found = next(kind for kind in reversed(get_args(found)) if kind is not Ellipsis)
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            owner = found
+    return owner

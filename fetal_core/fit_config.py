@@ -30,7 +30,7 @@ class TrainConfig(Config):
         mixup_alpha: strength of mixup (Zhang et al. 2018); 0 is off.
         ema_decay: decay of an exponential moving average of the weights; 0 is off.
         early_stop_epochs: stop after so many epochs without a better validation score; 0 is off.
-        select_by: the validation number that picks the best epoch.
+        select_by: the validation number that picks the best epoch; ``last`` keeps the last one.
         max_train_images: train on a random draw of so many images; None takes all.
         max_val_images: likewise for validation.
         seed: source of all randomness of the run.
@@ -45,13 +45,15 @@ class TrainConfig(Config):
     mixup_alpha: float = Field(default=0.0, ge=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     early_stop_epochs: int = Field(default=0, ge=0)
-    select_by: Literal["val_macro_f1", "val_accuracy", "val_loss"] = "val_macro_f1"
+    select_by: Literal["val_macro_f1", "val_accuracy", "val_loss", "last"] = "val_macro_f1"
     max_train_images: int | None = Field(default=None, ge=1)
     max_val_images: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
 
     def score(self, record: Mapping[str, float]) -> float:
         """How good an epoch is by ``select_by``; larger is better."""
+        if self.select_by == "last":
+            return record["epoch"]
         value = record[self.select_by]
         return -value if self.select_by == "val_loss" else value
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fetal_core.batches import evaluation_batch, evaluation_rows
-from fetal_core.checkpoint import load_weights
 from fetal_core.fit_config import FitConfig
 from fetal_core.losses import scores
 from fetal_core.manifest import Manifest
 from fetal_core.metrics import Predictions
-from fetal_core.model import build
 from fetal_core.probe import Features, train_head
 from fetal_core.rows import RowStore
 from fetal_core.run_context import LocalContext
+from fetal_core.scoring import predictions, score_rows, trained
 from fetal_core.split import make_folds
 from fetal_core.train import fit
 from fetal_core.training_data import TrainingData
@@ -67,7 +63,7 @@ def probe_fold(
     test = store.subset(test_ids)
     with torch.inference_mode():
         logits_NK = head(part(test_ids).features_NF)
-    return _predictions(config, test, logits_NK, classes)
+    return predictions(test, scores(logits_NK, config.loss.name), classes)
 
 
 def fit_fold(
@@ -84,33 +80,8 @@ def fit_fold(
     mean, std = train.mean_and_std()
     data = TrainingData(train, store.subset(val_ids), classes, mean, std)
     with tempfile.TemporaryDirectory(prefix="fetal-fold-") as folder:
-        context = LocalContext(Path(folder), device)
+        context = LocalContext(folder, device)
         fit(config, data, context)
-        model = build(
-            config.model.model_copy(update={"weights": "none"}),
-            len(classes),
-            mean,
-            std,
-            config.train.seed,
-            store.size_px,
-        )
-        load_weights(context.best, model)
-    model.to(device).eval()
-    with torch.inference_mode():
-        logits = [
-            model(test.images(rows_N).to(device).float().div_(255)).cpu()
-            for rows_N in evaluation_rows(len(test), 0, 1, evaluation_batch(test.size_px))
-        ]
-    return _predictions(config, test, torch.cat(logits), classes)
-
-
-def _predictions(
-    config: FitConfig, test: RowStore, logits_NK: Tensor, classes: tuple[str, ...]
-) -> Predictions:
-    return Predictions(
-        image_ids=tuple(test.image_ids),
-        patients=tuple(test.patients),
-        labels_N=test.labels_N.numpy().astype(np.int64),
-        logits_NK=scores(logits_NK, config.loss.name).numpy().astype(np.float32),
-        classes=classes,
-    )
+        with context.checkpoints.best() as best:
+            model = trained(config.model, len(classes), mean, std, best)
+    return score_rows(model.to(device), config.loss.name, test, classes)

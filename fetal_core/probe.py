@@ -75,13 +75,14 @@ def train_head(
     history: list[dict[str, Any]] = []
     best, best_score = {}, float("-inf")
     for record in solve(config, head, loss, train, epochs):
+        record["epoch"] = len(history) + 1
         record |= {f"val_{key}": x for key, x in _totals(head, loss, val).as_dict().items()}
         score = config.train.score(record)
         record["is_best"] = float(score > best_score)
         if record["is_best"]:
             best_score = score
             best = {key: value.clone() for key, value in head.state_dict().items()}
-        history.append({"epoch": len(history) + 1, **record})
+        history.append(record)
     head.load_state_dict(best)
     _fold(head, mean_F, std_F, target)
     return history

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from fetal_core.checkpoint import CheckpointStore
 
 Event = dict[str, Any]
 
@@ -58,24 +59,19 @@ class LocalContext:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         device: str = "cpu",
         on_event: Callable[[Event], None] | None = None,
+        on_report: Callable[[Mapping[str, float]], None] | None = None,
     ) -> None:
-        """Checkpoints go to ``folder``, events to ``on_event``."""
-        self.folder = folder
+        """Checkpoints go to ``folder`` (local or S3), events to ``on_event``.
+
+        ``on_report`` gets the numbers of every epoch once its checkpoint is safe.
+        """
+        self.checkpoints = CheckpointStore(str(folder))
         self.device = torch.device(device)
         self._on_event = on_event
-
-    @property
-    def latest(self) -> Path:
-        """Folder of the last checkpoint."""
-        return self.folder / "latest"
-
-    @property
-    def best(self) -> Path:
-        """Folder of the best checkpoint."""
-        return self.folder / "best"
+        self._on_report = on_report
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model itself."""
@@ -88,30 +84,18 @@ class LocalContext:
     @contextmanager
     def checkpoint(self) -> Iterator[Path | None]:
         """The latest complete checkpoint, if any."""
-        yield self.latest if self.latest.is_dir() else None
+        with self.checkpoints.open("latest") as folder:
+            yield folder
 
     def report(self, metrics: Mapping[str, float], save: Callable[[Path], None] | None) -> None:
-        """Write a checkpoint beside the old one, then put it in its place."""
-        if save is None:
-            return
-        _replace(self.latest, save)
-        if metrics["is_best"]:
-            _replace(self.best, lambda folder: _copy(self.latest, folder))
+        """Keep the checkpoint, then pass the numbers on."""
+        if save is not None:
+            name = f"epoch-{metrics['epoch']:04.0f}"
+            self.checkpoints.add(name, save, bool(metrics["is_best"]))
+        if self._on_report is not None:
+            self._on_report(metrics)
 
     def emit(self, event: Event) -> None:
         """Pass the event on."""
         if self._on_event is not None:
             self._on_event(event)
-
-
-def _replace(target: Path, fill: Callable[[Path], None]) -> None:
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    fill(temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, dirs_exist_ok=True)

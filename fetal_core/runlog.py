@@ -14,9 +14,10 @@ METRICS = "metrics.jsonl"
 class RunLog:
     """Writes what a run reports; a resumed run continues the files of the interrupted one."""
 
-    def __init__(self, run_dir: str) -> None:
+    def __init__(self, run_dir: str, plots: bool = True) -> None:
         """Records go to ``run_dir/metrics.jsonl``, plots to ``run_dir/tensorboard``."""
         self._run_dir = run_dir
+        self._plots = plots and not storage.is_remote(run_dir)
         self._records: list[dict[str, Any]] = []
         self._board: Any = None
 
@@ -44,7 +45,7 @@ class RunLog:
             self._plot(record)
 
     def _plot(self, record: dict[str, Any]) -> None:
-        if storage.is_remote(self._run_dir):
+        if not self._plots:
             return
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from fetal_core.errors import StorageError
+
+_COPY_BYTES = 2**23
 
 
 def is_remote(uri: str) -> bool:
@@ -118,16 +122,40 @@ def write_bytes(uri: str, data: bytes) -> None:
             with fs.open_output_stream(path, compression=None) as stream:
                 stream.write(data)
             return
-        target = Path(absolute(uri))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        try:
+        with _replacing(Path(absolute(uri))) as temporary:
             temporary.write_bytes(data)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"{uri}: cannot be written: {error}") from None
+
+
+def upload(file: Path, uri: str) -> None:
+    """Copy a local file to ``uri``, as atomically as ``write_bytes``.
+
+    Raises:
+        StorageError: it cannot be written; nothing is left behind.
+    """
+    try:
+        if is_remote(uri):
+            fs, path = filesystem(uri)
+            with file.open("rb") as source, fs.open_output_stream(path, compression=None) as target:
+                shutil.copyfileobj(source, target, _COPY_BYTES)
+            return
+        with _replacing(Path(absolute(uri))) as temporary:
+            shutil.copyfile(file, temporary)
+    except OSError as error:
+        raise StorageError(f"{uri}: cannot be written: {error}") from None
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A file to write beside ``target``, which takes its place when the block has succeeded."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(uri: str) -> Any:

@@ -20,13 +20,14 @@ from fetal_core.checkpoint import (
     save_trainer,
     save_weights,
 )
+from fetal_core.config import digest
 from fetal_core.ema import Ema
 from fetal_core.errors import ConfigError, NonFiniteLossError
 from fetal_core.fit_config import FitConfig
 from fetal_core.losses import make_loss
-from fetal_core.model import build
+from fetal_core.model import build, trainable_parameters
 from fetal_core.optim import make_optimizer, make_schedule, scale_lr
-from fetal_core.probe import extract, train_head
+from fetal_core.probe import Features, extract, train_head
 from fetal_core.run_context import RunContext
 from fetal_core.steps import StepEngine
 from fetal_core.training_data import TrainingData
@@ -45,19 +46,13 @@ def fit(config: FitConfig, data: TrainingData, context: RunContext) -> Progress:
         ModelError: the pretrained weights do not fit.
         NonFiniteLossError: the loss became NaN or infinite.
     """
-    data = _limited(config, data)
+    data = limited(config, data)
     _check_parts(data)
-    model = build(
-        config.model, len(data.classes), data.mean, data.std, config.train.seed, data.train.size_px
-    ).to(context.device)
-    loss = make_loss(config.loss, data.train.class_counts(len(data.classes)), data.classes).to(
-        context.device
-    )
-    engine = StepEngine(model, loss, context, config.train.precision)
+    engine = _engine(config, data, context)
     with context.checkpoint() as folder:
         if config.train.mode == "probe":
             return _probe(config, data, engine)
-        _check_batches(_plan(config, data, context), model)
+        _check_batches(_plan(config, data, context), engine.model)
         if folder is None and config.train.mode == "probe_then_finetune":
             _train_head(config, data, engine, config.train.probe_epochs)
         run = _FineTuning(config, data, engine)
@@ -69,12 +64,43 @@ def fit(config: FitConfig, data: TrainingData, context: RunContext) -> Progress:
     return run.progress
 
 
+def backbone_features(
+    config: FitConfig, data: TrainingData, context: RunContext
+) -> tuple[Features, Features]:
+    """What the frozen backbone makes of training and validation, for ``TrainingData.features``.
+
+    Raises:
+        ModelError: the pretrained weights do not fit.
+    """
+    data = limited(config, data)
+    engine = _engine(config, data, context)
+    return extract(engine, data.train), extract(engine, data.val)
+
+
+def features_key(config: FitConfig) -> str:
+    """Equal where ``backbone_features`` are."""
+    train = config.train
+    drawn = train.max_train_images, train.max_val_images
+    random = config.model.weights == "none" or drawn != (None, None)
+    network = config.model.model_copy(update={"dropout": 0.0}).digest()
+    return digest([network, drawn, train.precision, train.seed if random else None])
+
+
 def best_record(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The epoch whose weights are kept: the last that was the best so far."""
     return [record for record in history if record["is_best"]][-1]
 
 
-def _limited(config: FitConfig, data: TrainingData) -> TrainingData:
+def _engine(config: FitConfig, data: TrainingData, context: RunContext) -> StepEngine:
+    classes, size_px = len(data.classes), data.train.size_px
+    model = build(config.model, classes, data.mean, data.std, config.train.seed, size_px)
+    loss = make_loss(config.loss, data.train.class_counts(classes), data.classes)
+    device = context.device
+    return StepEngine(model.to(device), loss.to(device), context, config.train.precision)
+
+
+def limited(config: FitConfig, data: TrainingData) -> TrainingData:
+    """The rows that the settings allow: a random draw where there are more."""
     train, seed = config.train, config.train.seed
     return replace(
         data,
@@ -87,10 +113,17 @@ def _train_head(
     config: FitConfig, data: TrainingData, engine: StepEngine, epochs: int
 ) -> list[dict[str, float]]:
     started = time.monotonic()
-    train, val = extract(engine, data.train), extract(engine, data.val)
+    train, val = data.features or (extract(engine, data.train), extract(engine, data.val))
     features_s = time.monotonic() - started
     history = train_head(config, train, val, engine.model.head, epochs)
-    engine.context.emit({"kind": "probe", "features_s": features_s, "history": history})
+    engine.context.emit(
+        {
+            "kind": "probe",
+            "features_s": features_s,
+            "history": history,
+            "parameters": trainable_parameters(engine.model.head),
+        }
+    )
     return history
 
 
@@ -162,6 +195,7 @@ class _FineTuning:
             "steps": self.plan.steps,
             "history": self.progress.history,
             "precision": self.engine.precision,
+            "parameters": trainable_parameters(self.model),
         }
 
     def epoch(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fetal_core.probe import Features
 from fetal_core.rows import RowStore
 
 
@@ -14,6 +15,8 @@ class TrainingData:
     Attributes:
         mean: mean of the training part's pixels, in [0, 1].
         std: standard deviation of the same.
+        features: the frozen backbone's, of training and validation, where a sweep has computed
+            them for all its trials.
     """
 
     train: RowStore
@@ -21,3 +24,4 @@ class TrainingData:
     classes: tuple[str, ...]
     mean: float
     std: float
+    features: tuple[Features, Features] | None = None

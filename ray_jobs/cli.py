@@ -12,6 +12,7 @@ COMMANDS = {
     "audit": "check images and labels; compare two label tables",
     "prepare": "split by patient and write uint8 shards",
     "train": "train on a prepared cohort, or resume by name",
+    "tune": "search settings with Ray Tune; `fetal tune best` takes the best",
     "evaluate": "calibrate, measure on the test part, write the report",
     "crossval": "repeated cross-validation by patient, for small collections",
     "predict": "name the plane of image files",

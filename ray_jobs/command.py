@@ -32,11 +32,13 @@ def parse_args(
     argv: Sequence[str],
     prog: str,
     folder: Callable[[ArgsT], str] | None = None,
+    base: Callable[[Sequence[str]], Job] | None = None,
 ) -> ArgsT:
     """Read flags into a dataclass.
 
-    A field ``job`` starts from the file of ``--config``; without that flag, from the settings saved
-    in ``folder(args)``, else in the folder that the first field names. Flags override them all.
+    A field ``job`` starts from what ``base`` makes of the words; without it, from the file of
+    ``--config``; without that flag, from the settings saved in ``folder(args)``, else in the folder
+    that the first field names. Flags override them all.
 
     Raises:
         ConfigError: the configuration is not valid, or settings of it do not go together.
@@ -49,7 +51,9 @@ def parse_args(
     from ray_jobs.job import Job, load_job, load_saved
     from ray_jobs.workspace import RECIPE
 
-    config = _config(argv)
+    if base is not None:
+        return _parse(kind, base(argv), argv, prog)
+    config = flag_value(argv, "config")
     if config is not None:
         return _parse(kind, load_job(config), argv, prog)
     for word in argv:
@@ -98,12 +102,13 @@ def stage(name: str, argv: Sequence[str] | None = None) -> int:
     return entry(import_module(f"ray_jobs.{name}").main, argv)
 
 
-def _config(argv: Sequence[str]) -> str | None:
+def flag_value(argv: Sequence[str], name: str) -> str | None:
+    """What follows ``--name`` among the words, None where it is not given."""
     for position, word in enumerate(argv):
-        if word == "--config" and position + 1 < len(argv):
+        if word == f"--{name}" and position + 1 < len(argv):
             return argv[position + 1]
-        if word.startswith("--config="):
-            return word.removeprefix("--config=")
+        if word.startswith(f"--{name}="):
+            return word.removeprefix(f"--{name}=")
     return None
 
 

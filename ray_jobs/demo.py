@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 from fetal_core.phantom import PhantomConfig
 from ray_jobs import predict
+from ray_jobs.cluster import connected
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say
 from ray_jobs.job import load_job
 from ray_jobs.phantom import local_folder, phantom_shown
 from ray_jobs.run import run_all
+from ray_jobs.tune import load_sweep, tune_shown
+from ray_jobs.tune_report import show
 from ray_jobs.workspace import Prepared
 
 IMAGES, PATIENTS, SEED = 1500, 300, 7
@@ -34,8 +37,12 @@ def main(argv: Sequence[str]) -> None:
     out = local_folder(args.out)
     cohort = out / "cohort"
     phantom_shown(PhantomConfig(images=IMAGES, patients=PATIENTS, seed=SEED), cohort)
-    run = run_all(str(cohort), str(out), load_job("demo"))
-    _, split, _ = Prepared(str(out / "prepared")).load()
+    prepared = str(out / "prepared")
+    with connected():
+        run = run_all(str(cohort), str(out), load_job("demo"))
+        say("a small sweep")
+        show(tune_shown(prepared, str(out / "sweep"), load_sweep("demo-sweep", prepared)))
+    _, split, _ = Prepared(prepared).load()
     files = [str(cohort / "images" / f"{name}.png") for name in split.parts["test"][:3]]
     found, _ = predict.predict_files(run.bundle_uri, files)
     predict.show(found)

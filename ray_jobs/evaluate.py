@@ -40,6 +40,8 @@ from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say
 from ray_jobs.failures import user_error
+from ray_jobs.tracked_run import headline, run_params
+from ray_jobs.tracking import tracker
 from ray_jobs.workspace import Prepared, Run
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ def evaluate_run(run_uri: str, cluster: ClusterConfig) -> EvaluateOutcome:
             f"{run.uri}: its model was trained on other shards than {prepared.uri} holds now. "
             "Train again, or restore the cohort."
         )
+    tracking = tracker()
     with connected():
         parts = predict_parts(run.bundle_uri, prepared, index, ("calib", "test"), cluster)
     calib, test = parts["calib"], parts["test"]
@@ -83,6 +86,9 @@ def evaluate_run(run_uri: str, cluster: ClusterConfig) -> EvaluateOutcome:
     found = evaluate(test, temperature.value, threshold.value, recipe.evaluate)
     outcome = EvaluateOutcome(run, found, temperature, threshold)
     _write(outcome, prepared, manifest, split, index, info, recipe)
+    params = run_params(recipe, index.fingerprint)
+    figures = headline(found.to_json())
+    tracking.amend(run.uri, params, figures, (run.report_uri, run.metrics_uri))
     return outcome
 
 

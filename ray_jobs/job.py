@@ -53,23 +53,32 @@ def named_configs() -> list[str]:
 def load_job(config: str) -> Job:
     """A job from a TOML file, or from a configuration that comes with the package.
 
-    Args:
-        config: a name such as ``original``, or the path or URI of a ``.toml`` file.
-
     Raises:
         ConfigError: no such name, or the file is not valid; all faults together.
         StorageError: the file cannot be read.
     """
+    return _parse(read_config(config), config)
+
+
+def read_config(config: str) -> dict[str, Any]:
+    """The tables of a TOML file, or of a configuration that comes with the package.
+
+    Args:
+        config: a name such as ``original``, or the path or URI of a ``.toml`` file.
+
+    Raises:
+        ConfigError: no such name, or not TOML.
+        StorageError: the file cannot be read.
+    """
     if config.endswith(".toml"):
-        return _parse(read_toml(config), config)
+        return read_toml(config)
     names = named_configs()
     if config not in names:
         raise ConfigError(
             f"--config {config}: no configuration of this name{nearest(config, names) or '.'} "
             f"Known: {', '.join(names)}; or give the path of a .toml file."
         )
-    path = resources.files("ray_jobs").joinpath("configs", f"{config}.toml")
-    return _parse(read_toml(str(path)), f"{config}.toml")
+    return read_toml(str(resources.files("ray_jobs").joinpath("configs", f"{config}.toml")))
 
 
 def load_saved(uri: str) -> Job:

@@ -14,6 +14,7 @@ import ray.train.torch
 import torch
 from torch import Tensor, nn
 
+from fetal_core.checkpoint import CheckpointStore
 from fetal_core.run_context import Event
 
 _STEP_EVENTS_S = 0.5
@@ -76,3 +77,25 @@ class RayContext:
                 return
             self._last_step_s = time.monotonic()
         self._mailbox.put.remote(event)
+
+
+class StoredRayContext(RayContext):
+    """A rank whose checkpoints lie in a ``CheckpointStore``, which all machines must reach."""
+
+    def __init__(self, mailbox: Any, uri: str) -> None:
+        """Checkpoints go to ``uri``, events of rank 0 to ``mailbox``."""
+        super().__init__(mailbox)
+        self._store = CheckpointStore(uri)
+
+    @contextmanager
+    def checkpoint(self) -> Iterator[Path | None]:
+        """The latest checkpoint, as a local folder."""
+        with self._store.open("latest") as folder:
+            yield folder
+
+    def report(self, metrics: Mapping[str, float], save: Callable[[Path], None] | None) -> None:
+        """Rank 0 keeps the checkpoint and tells the driver, then all ranks meet."""
+        if self.rank == 0 and save is not None:
+            self._store.add(f"epoch-{metrics['epoch']:04.0f}", save, bool(metrics["is_best"]))
+        self.emit({"kind": "report", **metrics})
+        ray.train.report(dict(metrics))

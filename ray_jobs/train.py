@@ -3,50 +3,38 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import ray
 import ray.train
-import ray.train.torch
-import torch
 import tyro
-from ray.train.v2.api.exceptions import TrainingFailedError
 
 from fetal_core import bundle as bundles
 from fetal_core import storage
 from fetal_core.bundle import Bundle, BundleInfo
-from fetal_core.checkpoint import load_trainer, load_weights
-from fetal_core.fit_config import FitConfig
-from fetal_core.machine import cores
-from fetal_core.model import PlaneClassifier
+from fetal_core.checkpoint import load_trainer
 from fetal_core.recipe import Recipe
 from fetal_core.run_context import Event
 from fetal_core.runlog import RunLog, training_history
+from fetal_core.scoring import trained
 from fetal_core.shards import ShardIndex
-from fetal_core.train import fit
-from fetal_core.training_data import TrainingData
-from ray_jobs.blocks import load_blocks, row_store
 from ray_jobs.cluster import check_capacity, connected, use_gpu
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say, training_view
-from ray_jobs.events import listening
-from ray_jobs.failures import training_failure
 from ray_jobs.job import Job, check_weights
-from ray_jobs.ray_context import RayContext
-from ray_jobs.workspace import CHECKPOINTS, Prepared, Run
+from ray_jobs.ray_training import Inputs, OnEvent, train_on_ray
+from ray_jobs.tracked_run import TrackedRun, run_params
+from ray_jobs.tracking import tracker
+from ray_jobs.workspace import Prepared, Run
 
 logger = logging.getLogger(__name__)
-
-OnEvent = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
@@ -89,100 +77,34 @@ def train(
         best = bundles.read_info(run.bundle_uri).metrics["validation"]
         return TrainOutcome(run, best, len(training_history(run.uri)), 0.0)
     log = RunLog(run.uri)
+    params = run_params(recipe, index.fingerprint, cluster)
 
     def record(event: Event) -> None:
         log(event)
+        tracked(event)
         on_event(event)
 
-    try:
+    with closing(log), TrackedRun(tracker(), run.uri, params, run.has_checkpoint) as tracked:
         with connected():
             check_capacity(cluster)
             on_event({"kind": "starting"})
-            blocks = load_blocks(prepared.shards_uri, index, ("train", "val"))
-            result = _run_trainer(run, index, recipe, cluster, blocks, record)
-    finally:
-        log.close()
-    return _finish(run, index, recipe, result, time.monotonic() - started)
-
-
-def _run_trainer(
-    run: Run,
-    index: ShardIndex,
-    recipe: Recipe,
-    cluster: ClusterConfig,
-    blocks: dict[str, list[Any]],
-    on_event: OnEvent,
-) -> ray.train.Result:
-    gpu = use_gpu(cluster)
-    with listening(on_event) as mailbox:
-        trainer = ray.train.torch.TorchTrainer(
-            _worker,
-            train_loop_config={
-                "blocks": blocks,
-                "classes": index.classes,
-                "size_px": index.preprocess.size_px,
-                "mean": index.mean,
-                "std": index.std,
-                "fit": recipe.fit_config().model_dump(),
-                "threads": cluster.threads_per_worker,
-                "mailbox": mailbox,
-            },
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=cluster.workers,
-                use_gpu=gpu,
-                resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
-            ),
-            run_config=ray.train.RunConfig(
-                name=CHECKPOINTS,
-                storage_path=run.uri,
-                checkpoint_config=ray.train.CheckpointConfig(
-                    num_to_keep=1,
-                    checkpoint_score_attribute="is_best",
-                ),
-            ),
-        )
-        with _interruptible():
-            try:
-                return trainer.fit()
-            except TrainingFailedError as error:
-                raise training_failure(error) from None
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C is a KeyboardInterrupt again, where Ray Train installs a handler that exits."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
-
-
-def _worker(config: dict[str, Any]) -> None:
-    """Runs in every Ray Train worker."""
-    context = RayContext(config["mailbox"])
-    local = ray.train.get_context().get_local_world_size()
-    torch.set_num_threads(config["threads"] or max(1, cores() // local))
-    parts = {part: row_store(refs, config["size_px"]) for part, refs in config["blocks"].items()}
-    data = TrainingData(
-        parts["train"], parts["val"], config["classes"], config["mean"], config["std"]
-    )
-    fit(FitConfig(**config["fit"]), data, context)
+            inputs = Inputs.load(prepared.shards_uri, index)
+            result = train_on_ray(
+                run.uri, inputs, recipe.fit_config(), cluster, use_gpu(cluster), record
+            )
+        outcome = _finish(run, index, recipe, result, time.monotonic() - started)
+        tracked.finish(outcome.best)
+    return outcome
 
 
 def _finish(
     run: Run, index: ShardIndex, recipe: Recipe, result: ray.train.Result, wall_s: float
 ) -> TrainOutcome:
     checkpoint = result.get_best_checkpoint("is_best", "max")
-    mean, std = recipe.model.statistics(index.mean, index.std)
-    model = PlaneClassifier(recipe.model.architecture, len(index.classes), mean=mean, std=std)
     if checkpoint is None:
         raise RuntimeError(f"{run.uri}: the run ended without a checkpoint")
     with checkpoint.as_directory() as folder:
-        load_weights(Path(folder), model)
+        model = trained(recipe.model, len(index.classes), index.mean, index.std, Path(folder))
         progress = load_trainer(Path(folder))["progress"]
     best = progress["history"][progress["best_epoch"] - 1]
     info = describe(index, recipe, {"validation": best})

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from ray_jobs.job import load_job, named_configs
+from fetal_core.search import check_search
+from fetal_core.study import check_study
+from ray_jobs.job import load_job, named_configs, read_config
+from ray_jobs.tune import load_sweep
+
+SWEEPS = [name for name in named_configs() if "search" in read_config(name)]
+RUNS = [name for name in named_configs() if name not in SWEEPS]
 
 
 def test_all_named_configurations_are_there() -> None:
-    assert {"demo", "original", "scaled", "vgg19", "probe"} <= set(named_configs())
+    assert {"demo", "original", "scaled", "vgg19", "probe"} <= set(RUNS)
+    assert {"demo-sweep", "sweep", "hypotheses"} <= set(SWEEPS)
 
 
-@pytest.mark.parametrize("name", named_configs())
+@pytest.mark.parametrize("name", SWEEPS)
+def test_named_sweep_is_valid_and_leaves_the_cohort_as_it_is(name: str) -> None:
+    assert not {"labels", "limits", "split", "preprocess"} & set(read_config(name))
+    job = load_sweep(name, None)
+    check_search(job.search, job.recipe())
+    check_study(job.study, job.search)
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_named_configuration_is_valid(name: str) -> None:
     job = load_job(name)
     assert job.train.epochs >= 1

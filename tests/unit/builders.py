@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from data_samples import write_folder
 from fetal_core import shards
 from fetal_core.audit import audit
 from fetal_core.bundle import Bundle, BundleInfo
+from fetal_core.checkpoint import CheckpointStore
 from fetal_core.config import merge, parse
 from fetal_core.fit_config import FitConfig
 from fetal_core.images import ImageLimits
@@ -171,3 +172,10 @@ def toy_bundle(**changes: Any) -> Bundle:
     # An untrained head answers nearly the same for all images.
     model.head.weight.data.mul_(8)
     return Bundle(info, model.eval())
+
+
+def kept(folder: Path, which: Literal["latest", "best"]) -> Path:
+    """A checkpoint that a ``LocalContext`` in ``folder`` has kept."""
+    location = CheckpointStore(str(folder)).location(which)
+    assert location is not None, folder
+    return Path(location)

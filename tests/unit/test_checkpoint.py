@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from builders import SIZE_PX
+from builders import SIZE_PX, kept
+from fetal_core import storage
 from fetal_core.checkpoint import (
     TRAINER,
     WEIGHTS,
+    CheckpointStore,
     load_trainer,
     load_weights,
     save_trainer,
@@ -110,25 +112,51 @@ def test_local_context_keeps_the_latest_and_the_best_checkpoint(tmp_path: Path) 
     context = LocalContext(tmp_path)
     with context.checkpoint() as folder:
         assert folder is None
-    for text, best in (("one", 1.0), ("two", 1.0), ("three", 0.0)):
-        context.report({"is_best": best}, lambda folder, text=text: save_text(text, folder))
+    for epoch, (text, best) in enumerate((("one", 1.0), ("two", 1.0), ("three", 0.0))):
+        record = {"epoch": epoch, "is_best": best}
+        context.report(record, lambda folder, text=text: save_text(text, folder))
     with context.checkpoint() as folder:
         assert (folder / "text").read_text() == "three"
-    assert (context.best / "text").read_text() == "two"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "latest"]
+    assert (kept(tmp_path, "best") / "text").read_text() == "two"
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["epoch-0001", "epoch-0002", "index.json"]
 
 
 def test_failing_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     context = LocalContext(tmp_path)
-    context.report({"is_best": 1.0}, lambda folder: save_text("good", folder))
+    context.report({"epoch": 1, "is_best": 1.0}, lambda folder: save_text("good", folder))
 
     def fail(folder: Path) -> None:
         save_text("half", folder)
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        context.report({"is_best": 1.0}, fail)
-    for folder in (context.latest, context.best):
+        context.report({"epoch": 2, "is_best": 1.0}, fail)
+    for which in ("latest", "best"):
+        folder = kept(tmp_path, which)
         assert (folder / "text").read_text() == "good"
-    context.report({"is_best": 0.0}, lambda folder: save_text("next", folder))
-    assert (context.latest / "text").read_text() == "next"
+    context.report({"epoch": 2, "is_best": 0.0}, lambda folder: save_text("next", folder))
+    assert (kept(tmp_path, "latest") / "text").read_text() == "next"
+
+
+def test_store_keeps_checkpoints_in_s3(bucket: str) -> None:
+    store = CheckpointStore(f"{bucket}/run/checkpoints")
+    with store.open("latest") as folder:
+        assert folder is None
+    with pytest.raises(ModelError, match="holds no checkpoint yet"), store.best():
+        pass
+    weights = {"weight": torch.arange(6.0).reshape(2, 3)}
+    for epoch, best in ((1, True), (2, False), (3, False)):
+
+        def save(folder: Path, epoch: int = epoch) -> None:
+            save_weights(folder, {"weight": weights["weight"] * epoch})
+            save_trainer(folder, {"epoch": epoch})
+
+        store.add(f"epoch-{epoch:04d}", save, best)
+    with store.open("latest") as folder:
+        assert load_trainer(folder) == {"epoch": 3}
+    with store.best() as folder:
+        assert load_trainer(folder) == {"epoch": 1}
+        assert load_file(folder / WEIGHTS)["weight"].equal(weights["weight"])
+    kept = {storage.name(uri.rsplit("/", 1)[0]) for uri in storage.list_files(store.uri)}
+    assert kept == {"checkpoints", "epoch-0001", "epoch-0003"}

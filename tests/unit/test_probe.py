@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from builders import CLASSES, InterruptedContext, InterruptionError, fit_config, toy_data
+from builders import CLASSES, InterruptedContext, InterruptionError, fit_config, kept, toy_data
 from fetal_core.checkpoint import load_weights
 from fetal_core.errors import NonFiniteLossError
 from fetal_core.fit_config import FitConfig
@@ -137,7 +137,7 @@ def test_probe_trains_the_head_and_leaves_the_backbone(tmp_path: Path) -> None:
     progress = fit(config, data, context)
     start = build(config.model, len(CLASSES), data.mean, data.std, 0, data.train.size_px)
     found = build(config.model, len(CLASSES), data.mean, data.std, 1, data.train.size_px)
-    load_weights(context.best, found)
+    load_weights(kept(tmp_path, "best"), found)
     for key, value in start.backbone.state_dict().items():
         assert torch.equal(found.backbone.state_dict()[key], value)
     assert not torch.equal(found.head.weight, start.head.weight)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from builders import CLASSES, comparable, fit_config, toy_data
+from builders import CLASSES, comparable, fit_config, kept, toy_data
 from fetal_core.checkpoint import load_weights
 from fetal_core.fit_config import FitConfig
 from fetal_core.losses import Loss
@@ -66,8 +66,8 @@ def test_two_ranks_give_the_curve_and_the_weights_of_one(
     for record, alone in zip(histories[name][0], expected, strict=True):
         for key in ("lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"):
             assert record[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-4), key
-    together = model_of(CONFIGS[name], folder / name / "latest").state_dict()
-    for key, value in model_of(CONFIGS[name], context.latest).state_dict().items():
+    together = model_of(CONFIGS[name], kept(folder / name, "latest")).state_dict()
+    for key, value in model_of(CONFIGS[name], kept(tmp_path, "latest")).state_dict().items():
         torch.testing.assert_close(together[key], value, atol=1e-4, rtol=1e-3)
 
 
@@ -82,7 +82,7 @@ def test_the_saved_model_is_the_one_that_all_ranks_have_validated(
     folder: Path, histories: Histories, tmp_path: Path, name: str
 ) -> None:
     """Batch-norm statistics, which every rank gathers on its own rows, included."""
-    model = model_of(CONFIGS[name], folder / name / "latest")
+    model = model_of(CONFIGS[name], kept(folder / name, "latest"))
     engine = StepEngine(model, Loss("cross_entropy"), LocalContext(tmp_path), "fp32")
     found = engine.evaluate(toy_data(24, 9).val)
     assert found.loss == pytest.approx(histories[name][0][-1]["val_loss"], rel=1e-5)

@@ -10,7 +10,16 @@ import torch
 from sklearn.metrics import f1_score, log_loss
 from torch import Tensor, nn
 
-from builders import CLASSES, SIZE_PX, fit_config, shard_table, toy_data, toy_images, toy_store
+from builders import (
+    CLASSES,
+    SIZE_PX,
+    fit_config,
+    kept,
+    shard_table,
+    toy_data,
+    toy_images,
+    toy_store,
+)
 from fetal_core.batches import BatchPlan
 from fetal_core.checkpoint import load_weights
 from fetal_core.errors import NonFiniteLossError
@@ -47,7 +56,7 @@ def weights_after_one_step(folder: Path, micro_batch: int | None) -> dict[str, T
     context = LocalContext(folder)
     fit(config, toy_data(10, 4), context)
     model = classifier()
-    load_weights(context.latest, model)
+    load_weights(kept(folder, "latest"), model)
     return model.state_dict()
 
 
@@ -102,7 +111,7 @@ def test_diverged_model_is_not_reported_as_an_epoch(tmp_path: Path) -> None:
     context = LocalContext(tmp_path)
     with pytest.raises(NonFiniteLossError, match="validation loss is not finite after epoch 1"):
         fit(config, toy_data(), context)
-    assert not context.latest.exists()
+    assert context.checkpoints.location("latest") is None
 
 
 def test_totals_agree_with_scikit_learn() -> None:

@@ -12,7 +12,6 @@ import boto3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from fetal_core import storage
 from fetal_core.errors import StorageError
@@ -155,22 +154,6 @@ def test_join_and_name_of_remote_and_local_uris(parts: list[str]) -> None:
         assert storage.name(uri) == storage.name(uri + "/") == parts[-1]
     assert storage.is_remote("s3://bucket/x")
     assert storage.absolute("s3://bucket/x/") == "s3://bucket/x"
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket of an S3 server on this machine."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        environment.setenv("AWS_ACCESS_KEY_ID", "test")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket="cohort")
-        yield "s3://cohort"
-    server.stop()
 
 
 ODD_NAMES = ["a b.png", "Schädel.png", "50%20.png", "which?.png", "x#0001.png", "a+b&c=d.csv.gz"]

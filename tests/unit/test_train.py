@@ -16,6 +16,7 @@ from builders import (
     InterruptionError,
     comparable,
     fit_config,
+    kept,
     toy_data,
     toy_store,
 )
@@ -81,17 +82,17 @@ def test_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path,
     whole, halved = LocalContext(tmp_path / "whole"), LocalContext(tmp_path / "halved")
     expected = fit(config, data, whole)
     with pytest.raises(InterruptionError):
-        fit(config, data, InterruptedContext(halved.folder, after=2))
-    assert load_trainer(halved.latest)["progress"]["epochs_done"] == 2
+        fit(config, data, InterruptedContext(tmp_path / "halved", after=2))
+    assert load_trainer(kept(tmp_path / "halved", "latest"))["progress"]["epochs_done"] == 2
     found = fit(config, data, halved)
     assert comparable(found.history) == comparable(expected.history)
     assert (found.best_epoch, found.best_score) == (expected.best_epoch, expected.best_score)
-    for kept in ("latest", "best"):
+    for which in ("latest", "best"):
         expect_equal_state(
-            model_of(config, data, halved.folder / kept).state_dict(),
-            model_of(config, data, whole.folder / kept).state_dict(),
+            model_of(config, data, kept(tmp_path / "halved", which)).state_dict(),
+            model_of(config, data, kept(tmp_path / "whole", which)).state_dict(),
         )
-    states = [load_trainer(context.latest) for context in (halved, whole)]
+    states = [load_trainer(kept(tmp_path / folder, "latest")) for folder in ("halved", "whole")]
     for state in states:
         del state["progress"]
     expect_equal_state(*states)
@@ -144,7 +145,7 @@ def test_separable_images_are_learnt(tmp_path: Path) -> None:
     assert progress.best_score > 0.95
     assert progress.history[-1]["train_loss"] < progress.history[0]["train_loss"] / 2
     unseen = toy_store(80, seed=99)
-    model = model_of(config, data, tmp_path / "best").eval()
+    model = model_of(config, data, kept(tmp_path, "best")).eval()
     with torch.inference_mode():
         predicted_N = model(unseen.images(range(80)).float() / 255).argmax(1)
     assert (predicted_N == unseen.labels_N).float().mean() > 0.95
@@ -175,7 +176,7 @@ def test_the_best_epoch_is_that_of_the_chosen_number(
     assert len(set(scores)) > 1
     assert progress.best_score == max(scores)
     assert progress.best_epoch == 1 + scores.index(max(scores))
-    model = model_of(config, data, context.best)
+    model = model_of(config, data, kept(tmp_path, "best"))
     engine = StepEngine(model, Loss("cross_entropy"), context, "fp32")
     best = progress.history[progress.best_epoch - 1]
     assert best["is_best"] == 1
@@ -199,10 +200,10 @@ def test_averaged_weights_are_those_that_are_validated_and_saved(tmp_path: Path)
     config = fit_config(optim={"lr": 0.05}, train={"ema_decay": 0.9, "epochs": 2})
     data, context = toy_data(), LocalContext(tmp_path)
     progress = fit(config, data, context)
-    model = model_of(config, data, context.latest)
+    model = model_of(config, data, kept(tmp_path, "latest"))
     loss = StepEngine(model, Loss("cross_entropy"), context, "fp32").evaluate(data.val).loss
     assert loss == pytest.approx(progress.history[-1]["val_loss"], rel=1e-6)
-    raw = load_trainer(context.latest)["model"]
+    raw = load_trainer(kept(tmp_path, "latest"))["model"]
     assert any(not torch.equal(raw[key], value) for key, value in model.state_dict().items())
 
 

@@ -1,0 +1,55 @@
+"""The frozen backbone's features, computed once for all linear probes of a sweep."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import torch
+
+from fetal_core.errors import ConfigError
+from fetal_core.fit_config import FitConfig
+from fetal_core.machine import cores
+from fetal_core.recipe import Recipe
+from fetal_core.run_context import LocalContext
+from fetal_core.search import SearchConfig
+from fetal_core.train import backbone_features, features_key
+from ray_jobs.ray_training import Inputs
+
+
+def check_probe_space(search: SearchConfig, recipe: Recipe) -> None:
+    """Refuse linear probes of networks that are not known before the search starts.
+
+    Raises:
+        ConfigError: a TPE search over the network.
+    """
+    if search.algorithm != "tpe" or recipe.train.mode != "probe":
+        return
+    for name in search.space:
+        if name.startswith("model.") and name != "model.dropout":
+            raise ConfigError(
+                f"search.space.{name}: in probe mode the features of every network are computed "
+                "beforehand, so that only algorithm = 'random' or 'grid' can search networks."
+            )
+
+
+def probe_features(configs: Sequence[FitConfig], inputs: Inputs, gpu: bool) -> dict[str, Any]:
+    """The frozen backbones' features of all linear probes, each computed once."""
+    probes = {features_key(c): c for c in configs if c.train.mode == "probe"}
+    if not probes:
+        return {}
+    compute = ray.remote(_compute_features).options(num_cpus=1, num_gpus=1 if gpu else 0)
+    refs = {}
+    for key, config in probes.items():
+        refs[key] = compute.remote(config, inputs, "cuda" if gpu else "cpu", cores())
+        # One at a time: each takes all cores.
+        ray.wait([refs[key]])
+    return refs
+
+
+def _compute_features(config: FitConfig, inputs: Inputs, device: str, threads: int) -> Any:
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        return backbone_features(config, inputs.training_data(), LocalContext(folder, device))

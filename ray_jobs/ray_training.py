@@ -1,0 +1,140 @@
+"""``fetal_core``'s training loop on the workers of a Ray Train trainer."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from fetal_core.fit_config import FitConfig
+from fetal_core.machine import cores
+from fetal_core.run_context import Event
+from fetal_core.shards import ShardIndex
+from fetal_core.train import fit
+from fetal_core.training_data import TrainingData
+from ray_jobs.blocks import load_blocks, row_store
+from ray_jobs.cluster_config import ClusterConfig
+from ray_jobs.events import listening
+from ray_jobs.failures import training_failure
+from ray_jobs.ray_context import RayContext, StoredRayContext
+from ray_jobs.workspace import CHECKPOINTS
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The training and the validation part in Ray's object store; the other parts stay away.
+
+    Attributes:
+        blocks: references to Arrow tables by part.
+        mean: mean of the training part's pixels, in [0, 1].
+        std: standard deviation of the same.
+    """
+
+    blocks: Mapping[str, list[Any]]
+    classes: tuple[str, ...]
+    size_px: int
+    mean: float
+    std: float
+
+    @classmethod
+    def load(cls, shards_uri: str, index: ShardIndex) -> Inputs:
+        """Read both parts with Ray Data.
+
+        Raises:
+            StorageError: shards are missing or damaged.
+        """
+        blocks = load_blocks(shards_uri, index, ("train", "val"))
+        return cls(blocks, index.classes, index.preprocess.size_px, index.mean, index.std)
+
+    def training_data(self) -> TrainingData:
+        """The rows behind the references, without copying their pixels."""
+        train, val = (row_store(self.blocks[part], self.size_px) for part in ("train", "val"))
+        return TrainingData(train, val, self.classes, self.mean, self.std)
+
+
+def train_on_ray(
+    uri: str,
+    inputs: Inputs,
+    config: FitConfig,
+    cluster: ClusterConfig,
+    gpu: bool,
+    on_event: OnEvent,
+    store: str | None = None,
+) -> ray.train.Result:
+    """Train on the workers that ``cluster`` asks for; the same ``uri`` again continues the run.
+
+    Args:
+        uri: folder of the run.
+        inputs: what to train on.
+        config: how.
+        cluster: number of workers and their resources.
+        gpu: whether each of them gets a GPU.
+        on_event: called in this process.
+        store: folder of a ``CheckpointStore`` to keep checkpoints in, instead of Ray Train's own;
+            each one is followed by an event ``report``.
+
+    Raises:
+        FetalError: what the training loop raised, or ``WorkerDiedError``.
+    """
+    with listening(on_event) as mailbox:
+        trainer = ray.train.torch.TorchTrainer(
+            _worker,
+            train_loop_config={
+                "inputs": inputs,
+                "fit": config.model_dump(),
+                "threads": cluster.threads_per_worker,
+                "mailbox": mailbox,
+                "store": store,
+            },
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=cluster.workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+            ),
+            run_config=ray.train.RunConfig(
+                name=CHECKPOINTS,
+                storage_path=uri,
+                checkpoint_config=ray.train.CheckpointConfig(
+                    num_to_keep=1,
+                    checkpoint_score_attribute="is_best",
+                ),
+            ),
+        )
+        with _interruptible():
+            try:
+                return trainer.fit()
+            except TrainingFailedError as error:
+                raise training_failure(error) from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C is a KeyboardInterrupt again, where Ray Train installs a handler that exits."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Runs in every Ray Train worker."""
+    context = RayContext(config["mailbox"])
+    if config["store"] is not None:
+        context = StoredRayContext(config["mailbox"], config["store"])
+    local = ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(config["threads"] or max(1, cores() // local))
+    fit(FitConfig(**config["fit"]), config["inputs"].training_data(), context)

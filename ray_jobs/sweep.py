@@ -1,0 +1,205 @@
+"""A sweep's folder: its settings, and one folder for each trial, which outlive any process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fetal_core import storage
+from fetal_core.checkpoint import CheckpointStore
+from fetal_core.config import differences, parse
+from fetal_core.errors import ConfigError, StaleInputError, StorageError
+from fetal_core.recipe import Recipe
+from fetal_core.runlog import training_history
+from fetal_core.search import Candidate, SearchConfig, assign
+from fetal_core.study import StudyConfig
+from fetal_core.trials import Status, Trial, ranked
+from ray_jobs.job import Job
+from ray_jobs.workspace import CHECKPOINTS, Prepared, Run
+
+SETTINGS = "sweep.json"
+
+
+class SweepJob(Job):
+    """A recipe, what to vary in it, and the resources to do so."""
+
+    search: SearchConfig = SearchConfig()
+    study: StudyConfig = StudyConfig()
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """A trial's folder; settings and history lie in it as in that of a training run.
+
+    Attributes:
+        uri: the folder.
+        number: of the trial, from 0.
+    """
+
+    uri: str
+    number: int
+
+    @property
+    def trial_uri(self) -> str:
+        """What the trial is; written before it starts."""
+        return storage.join(self.uri, "trial.json")
+
+    @property
+    def result_uri(self) -> str:
+        """How it ended; not there while it is unfinished."""
+        return storage.join(self.uri, "result.json")
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """Its latest and best checkpoint."""
+        return CheckpointStore(storage.join(self.uri, CHECKPOINTS))
+
+    def predictions_uri(self, part: str) -> str:
+        """Its best model's scores of a part, in sweeps that compare arms."""
+        return storage.join(self.uri, f"{part}-scores.parquet")
+
+    def begin(self, candidate: Candidate, recipe: Recipe) -> None:
+        """Write down what the trial is."""
+        storage.write_json(storage.join(self.uri, "recipe.json"), recipe.model_dump(mode="json"))
+        described = {
+            "number": self.number,
+            "assignment": candidate.assignment,
+            "arm": candidate.arm,
+            "epochs": recipe.train.epochs,
+        }
+        storage.write_json(self.trial_uri, described)
+
+    def note(self, **facts: Any) -> None:
+        """Add to what is written about the trial."""
+        storage.write_json(self.trial_uri, storage.read_json(self.trial_uri) | facts)
+
+    def end(self, status: Status, reason: str = "") -> None:
+        """Write down how it ended; the first word stands."""
+        if not storage.exists(self.result_uri):
+            storage.write_json(self.result_uri, {"status": status, "reason": reason})
+
+    def load(self) -> Trial:
+        """Everything that is known about it."""
+        facts = storage.read_json(self.trial_uri)
+        result: dict[str, Any] = {"status": "unfinished", "reason": ""}
+        if storage.exists(self.result_uri):
+            result = storage.read_json(self.result_uri)
+        history = training_history(self.uri)
+        return Trial(
+            number=facts["number"],
+            assignment=facts["assignment"],
+            arm=facts["arm"],
+            status=result["status"],
+            reason=result["reason"],
+            epochs=facts["epochs"],
+            parameters=facts.get("parameters", 0),
+            work_s=sum(record["epoch_s"] for record in history) + facts.get("features_s", 0.0),
+            history=history,
+        )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's folder."""
+
+    uri: str
+
+    @property
+    def report_uri(self) -> str:
+        """The report to read."""
+        return storage.join(self.uri, "sweep.html")
+
+    @property
+    def figures_uri(self) -> str:
+        """The report's numbers."""
+        return storage.join(self.uri, "figures.json")
+
+    @property
+    def best(self) -> Run:
+        """The best trial as a run that can be evaluated."""
+        return Run(storage.join(self.uri, "best"))
+
+    @property
+    def exists(self) -> bool:
+        """Whether a sweep has begun here."""
+        return storage.exists(storage.join(self.uri, SETTINGS))
+
+    def trial(self, number: int) -> TrialFolder:
+        """Folder of a trial."""
+        return TrialFolder(storage.join(self.uri, "trials", f"{number:04d}"), number)
+
+    def begin(self, prepared: Prepared, job: SweepJob, shards: str) -> None:
+        """Write down the settings, or check that a sweep that goes on has the same.
+
+        More trials may be asked for than at first.
+
+        Raises:
+            ConfigError: the folder holds a sweep of other settings, or fewer trials are wanted.
+            StaleInputError: the shards have changed since the sweep began.
+        """
+        settings = {
+            "prepared": prepared.uri,
+            "shards": shards,
+            "job": job.model_dump(mode="json", by_alias=True, exclude_none=True),
+        }
+        if self.exists:
+            self._check_same(settings)
+        storage.write_json(storage.join(self.uri, SETTINGS), settings)
+
+    def settings(self) -> tuple[Prepared, SweepJob]:
+        """The cohort and the settings.
+
+        Raises:
+            StorageError: this is not a sweep's folder.
+        """
+        uri = storage.join(self.uri, SETTINGS)
+        if not storage.exists(uri):
+            raise StorageError(f"{self.uri}: not a sweep. Give the folder that `fetal tune` made.")
+        found = storage.read_json(uri)
+        return Prepared(found["prepared"]), parse(SweepJob, found["job"], uri)
+
+    def trials(self) -> list[Trial]:
+        """All trials that have begun, by number."""
+        found: list[Trial] = []
+        while storage.exists(self.trial(len(found)).trial_uri):
+            found.append(self.trial(len(found)).load())
+        return found
+
+    def prune(self, trials: Sequence[Trial], metric: str, keep: int) -> None:
+        """Delete the checkpoints of all trials that have ended but the best ``keep``."""
+        ended = [trial for trial in trials if trial.status != "unfinished"]
+        kept = {trial.number for trial in ranked(ended, metric)[:keep]}
+        for trial in ended:
+            if trial.number not in kept:
+                storage.remove(self.trial(trial.number).checkpoints.uri)
+
+    def recipe(self, trial: Trial) -> Recipe:
+        """The whole settings of a trial."""
+        _, job = self.settings()
+        return assign(job.recipe(), trial.assignment)
+
+    def _check_same(self, settings: dict[str, Any]) -> None:
+        before = storage.read_json(storage.join(self.uri, SETTINGS))
+        if before["shards"] != settings["shards"]:
+            raise StaleInputError(
+                f"{self.uri}: the shards have changed since this sweep began. Choose a new --name."
+            )
+        # Through JSON, as the saved ones are: tuples become lists.
+        now = json.loads(json.dumps(settings["job"]))
+        found = differences(before["job"], now)
+        wanted = found.pop("search.trials", (0, 0))
+        changed = [
+            f"{key}: {old!r} -> {new!r}"
+            for key, (old, new) in found.items()
+            if not key.startswith("cluster.") and key != "search.keep_checkpoints"
+        ]
+        if wanted[1] < wanted[0]:
+            changed.append(f"search.trials: {wanted[0]} -> {wanted[1]}; it can only grow")
+        if changed:
+            raise ConfigError(
+                f"{self.uri}: this sweep began with other settings:\n"
+                + "\n".join(f"  - {line}" for line in changed)
+                + "\nUse `fetal tune --resume` with its name to go on, or choose a new --name."
+            )

@@ -1,0 +1,68 @@
+"""A sweep and its trials in a tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from fetal_core import storage
+from fetal_core.trials import Trial
+from ray_jobs.sweep import Sweep, SweepJob
+from ray_jobs.tracked_run import run_params
+from ray_jobs.tracking import Tracker
+
+
+class TrackedSweep:
+    """A sweep in a tracker while the block lasts; its trials are runs below it."""
+
+    def __init__(self, tracker: Tracker, sweep: Sweep, job: SweepJob, shards: str) -> None:
+        """The sweep of a folder; nothing is sent yet."""
+        self._tracker, self._sweep = tracker, sweep
+        # Their number may grow while the sweep stays the same.
+        search = job.search.model_dump(mode="json", exclude={"trials"}, exclude_defaults=True)
+        self._params = run_params(job.recipe(), shards, job.cluster) | {"search": search}
+        self._id = ""
+        self._trials: dict[int, str] = {}
+        self._result: tuple[dict[str, float], list[str]] = ({}, [])
+
+    def __enter__(self) -> TrackedSweep:
+        uri = self._sweep.uri
+        self._id = self._tracker.begin(uri, storage.name(uri), self._params)
+        return self
+
+    def begin(self, trial: Trial) -> None:
+        """A trial begins, or goes on."""
+        if trial.number not in self._trials:
+            uri = self._sweep.trial(trial.number).uri
+            params = {"arm": trial.arm} if trial.arm else {}
+            name = f"{storage.name(self._sweep.uri)}-{trial.number:04d}"
+            settings = params | dict(trial.assignment)
+            self._trials[trial.number] = self._tracker.begin(uri, name, settings, self._id)
+
+    def epoch(self, number: int, record: Mapping[str, Any]) -> None:
+        """An epoch of a trial."""
+        self._tracker.epoch(self._trials[number], record)
+
+    def end(self, trial: Trial, metric: str) -> None:
+        """A trial has ended."""
+        score = trial.score(metric)
+        metrics = {} if score is None else {f"best_{metric}": score}
+        status = "failed" if trial.status == "unfinished" else trial.status
+        self._tracker.end(self._trials[trial.number], status, metrics)
+
+    def finish(self, metrics: Mapping[str, float], files: list[str]) -> None:
+        """Numbers and files of a sweep that ends well."""
+        self._result = dict(metrics), files
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._tracker.end(self._id, "finished", *self._result)
+        else:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            self._tracker.end(self._id, "interrupted" if interrupted else "failed")
