@@ -36,7 +36,7 @@ def settings(args: argparse.Namespace, scheduler: str) -> SweepJob:
     )
 
 
-def show(trial: Trial, total: int) -> None:
+def show(trial: Trial, done: int, total: int) -> None:
     score = trial.score("val_macro_f1")
     print(f"  {trial.number:>2}/{total} {trial.status} {len(trial.history)} {score}", flush=True)
 

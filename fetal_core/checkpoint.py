@@ -112,7 +112,10 @@ class CheckpointStore:
                 storage.upload(file, storage.join(self.uri, name, file.name))
         after = before | {"latest": name} | ({"best": name} if is_best else {})
         storage.write_json(storage.join(self.uri, _INDEX), after)
-        for old in set(before.values()) - set(after.values()):
+        # Also what a process left behind that died before it came here.
+        depth = len(self.uri.split("/"))
+        found = {uri.split("/")[depth] for uri in storage.list_files(self.uri)}
+        for old in found - {_INDEX, *after.values()}:
             storage.remove(storage.join(self.uri, old))
 
     @contextmanager

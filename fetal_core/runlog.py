@@ -26,6 +26,9 @@ class RunLog:
         if event["kind"] == "start":
             probed = [record for record in read_history(self._run_dir) if "phase" in record]
             self._records = [*probed, *event["history"]]
+            if self._records:
+                # A process that died may not have written its last epoch.
+                self._write()
         elif event["kind"] == "epoch":
             self._add([{key: value for key, value in event.items() if key != "kind"}])
         elif event["kind"] == "probe":
@@ -39,10 +42,13 @@ class RunLog:
 
     def _add(self, records: list[dict[str, Any]]) -> None:
         self._records += records
-        lines = "".join(json.dumps(record) + "\n" for record in self._records)
-        storage.write_bytes(storage.join(self._run_dir, METRICS), lines.encode())
+        self._write()
         for record in records:
             self._plot(record)
+
+    def _write(self) -> None:
+        lines = "".join(json.dumps(record) + "\n" for record in self._records)
+        storage.write_bytes(storage.join(self._run_dir, METRICS), lines.encode())
 
     def _plot(self, record: dict[str, Any]) -> None:
         if not self._plots:

@@ -126,6 +126,8 @@ class SearchConfig(Config):
     def _check_arms(self) -> SearchConfig:
         if self.arms and self.algorithm != "grid":
             raise ValueError("arms are compared over the same grid: set algorithm = 'grid'")
+        if self.arms and self.scheduler != "none":
+            raise ValueError("arms are compared at their ends: set scheduler = 'none'")
         return self
 
 
@@ -171,9 +173,10 @@ def ordered(space: Mapping[str, Parameter]) -> list[str]:
     """
     names: list[str] = []
     while len(names) < len(space):
-        ready = [n for n in space if n not in names and set(space[n].when) <= set(names)]
+        waiting = [name for name in space if name not in names]
+        ready = [name for name in waiting if not set(space[name].when) & set(waiting)]
         if not ready:
-            circle = ", ".join(sorted(set(space) - set(names)))
+            circle = ", ".join(sorted(waiting))
             raise ConfigError(f"search.space: the conditions of {circle} wait for each other.")
         names += ready
     return names
@@ -185,19 +188,18 @@ def check_search(search: SearchConfig, recipe: Recipe) -> None:
     Raises:
         ConfigError: all faults together.
     """
-    spaces = {"search.space": search.space}
-    spaces |= {f"search.arms.{arm}.space": a.space for arm, a in search.arms.items()}
-    faults = [
-        f"{where}.{name}: {fault}"
-        for where, space in spaces.items()
-        for name, parameter in space.items()
-        for fault in _parameter_faults(name, parameter, {**search.space, **space}, search, recipe)
-    ]
-    for arm, settings in search.arms.items():
-        for name, value in settings.settings.items():
-            faults += [
-                f"search.arms.{arm}.settings: {f}" for f in _value_faults(name, value, {}, recipe)
-            ]
+    faults = _space_faults("search.space", search.space, {}, search, recipe) if search.space else []
+    for name, arm in search.arms.items():
+        where = f"search.arms.{name}"
+        twice = sorted(set(arm.settings) & {*arm.space, *search.space})
+        faults += [f"{where}.settings.{n}: is searched over as well; leave one out" for n in twice]
+        for setting, value in arm.settings.items():
+            others = {n: v for n, v in arm.settings.items() if n != setting}
+            found = _value_faults(setting, value, others, recipe)
+            faults += [f"{where}.settings.{setting}: {fault}" for fault in found]
+        if arm.space:
+            space = {**search.space, **arm.space}
+            faults += _space_faults(f"{where}.space", space, arm.settings, search, recipe)
     if not search.space and not search.arms:
         faults.append(
             "search.space: empty; name what to search, such as "
@@ -206,7 +208,7 @@ def check_search(search: SearchConfig, recipe: Recipe) -> None:
     if search.scheduler == "asha" and recipe.train.mode != "probe":
         faults += _asha_faults(search, recipe)
     if faults:
-        lines = "\n".join(f"  - {fault}" for fault in faults)
+        lines = "\n".join(f"  - {fault}" for fault in dict.fromkeys(faults))
         raise ConfigError(f"the search is not valid:\n{lines}")
 
 
@@ -272,32 +274,61 @@ def _combinations(space: Mapping[str, Parameter], start: Assignment) -> list[Ass
     return found
 
 
-def _parameter_faults(
-    name: str,
-    parameter: Parameter,
+def _space_faults(
+    where: str,
     space: Mapping[str, Parameter],
+    fixed: Assignment,
     search: SearchConfig,
     recipe: Recipe,
 ) -> list[str]:
-    if search.algorithm == "grid" and parameter.values is None:
-        return ["a grid needs a list of values: choice or grid"]
-    conditions = parameter.when
-    unknown = [other for other in conditions if other not in space]
-    if unknown:
-        known = ", ".join(space)
-        return [f"when: {other} is not searched over; searched: {known}" for other in unknown]
-    impossible = [
-        f"when: {other} = {value!r} is not among its values"
-        for other, value in conditions.items()
-        if (values := space[other].values) is not None and value not in values
+    faults = [
+        f"{where}.{name}: {fault}"
+        for name, parameter in space.items()
+        for fault in _parameter_faults(parameter, space, fixed, search)
     ]
-    if impossible:
-        return impossible
+    if faults:
+        return faults
+    try:
+        ordered(space)
+    except ConfigError as error:
+        return [str(error)]
     return [
-        fault
+        f"{where}.{name}: {fault}"
+        for name, parameter in space.items()
         for value in parameter.extremes
-        for fault in _value_faults(name, value, conditions, recipe)
+        for fault in _value_faults(name, value, fixed | _needed(space, name), recipe)
     ]
+
+
+def _parameter_faults(
+    parameter: Parameter, space: Mapping[str, Parameter], fixed: Assignment, search: SearchConfig
+) -> list[str]:
+    faults = []
+    if search.algorithm == "grid" and parameter.values is None:
+        faults.append("a grid needs a list of values: choice or grid")
+    for other, value in parameter.when.items():
+        values: tuple[Value, ...] | None = ()
+        if other in fixed:
+            values = (fixed[other],)
+        elif other in space:
+            values = space[other].values
+        if values is None:
+            faults.append(f"when: {other} is a range; conditions are on lists of values")
+        elif not values:
+            faults.append(
+                f"when: {other} is not searched over; searched: {', '.join([*space, *fixed])}"
+            )
+        elif value not in values:
+            faults.append(f"when: {other} = {value!r} is not among its values")
+    return faults
+
+
+def _needed(space: Mapping[str, Parameter], name: str) -> Assignment:
+    """The values that make a parameter active, conditions on conditions included."""
+    found: Assignment = {}
+    for other, value in space[name].when.items():
+        found |= {other: value} | (_needed(space, other) if other in space else {})
+    return found
 
 
 def _value_faults(

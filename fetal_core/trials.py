@@ -24,7 +24,7 @@ class Trial:
         reason: of a failure, one line; else empty.
         epochs: planned number.
         parameters: trainable ones; 0 before it has begun.
-        work_s: time in its process, over all attempts.
+        work_s: time of its epochs and of the features of a linear probe.
         history: a record for each epoch, as in ``metrics.jsonl``: ``epoch``, ``train_loss``,
             ``train_accuracy``, ``val_loss``, ``val_accuracy``, ``val_macro_f1``, ``lr``,
             ``epoch_s``, and ``is_best`` (1 where the epoch was the best so far).

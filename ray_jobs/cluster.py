@@ -11,7 +11,9 @@ from typing import Any
 
 import ray
 import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from fetal_core import storage
 from fetal_core.errors import FetalError
 from fetal_core.machine import cores
 from ray_jobs.cluster_config import ClusterConfig
@@ -98,6 +100,38 @@ def jobs_at_once(cpus: float, gpus: float = 0) -> int:
     if gpus:
         fitting = min(fitting, int(total("GPU") // gpus))
     return max(1, fitting)
+
+
+def machines() -> int:
+    """Number of machines that are alive."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return sum(node["Alive"] for node in nodes)
+
+
+def check_reachable(uri: str) -> None:
+    """Refuse a file of this machine where work on other machines needs it.
+
+    Raises:
+        ResourceError: machines that do not see it.
+    """
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = [node for node in nodes if node["Alive"]]
+    if storage.is_remote(uri) or len(alive) == 1:
+        return
+    look = ray.remote(num_cpus=0)(storage.exists)
+    answers = [
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        for node in alive
+    ]
+    seen = ray.get([answer.remote(uri) for answer in answers])
+    blind = [
+        node["NodeManagerAddress"] for node, there in zip(alive, seen, strict=True) if not there
+    ]
+    if blind:
+        raise ResourceError(
+            f"{uri}: not to be seen from {', '.join(blind)}. Put the runs where all machines of "
+            "the cluster reach them: a shared folder or s3://."
+        )
 
 
 def _connect(address: str) -> None:

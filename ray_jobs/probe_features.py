@@ -9,34 +9,20 @@ from typing import Any
 import ray
 import torch
 
-from fetal_core.errors import ConfigError
 from fetal_core.fit_config import FitConfig
 from fetal_core.machine import cores
-from fetal_core.recipe import Recipe
 from fetal_core.run_context import LocalContext
-from fetal_core.search import SearchConfig
 from fetal_core.train import backbone_features, features_key
+from ray_jobs.failures import user_error
 from ray_jobs.ray_training import Inputs
 
 
-def check_probe_space(search: SearchConfig, recipe: Recipe) -> None:
-    """Refuse linear probes of networks that are not known before the search starts.
+def probe_features(configs: Sequence[FitConfig], inputs: Inputs, gpu: bool) -> dict[str, Any]:
+    """The frozen backbones' features of linear probes, each computed once, by ``features_key``.
 
     Raises:
-        ConfigError: a TPE search over the network.
+        FetalError: a network cannot be built.
     """
-    if search.algorithm != "tpe" or recipe.train.mode != "probe":
-        return
-    for name in search.space:
-        if name.startswith("model.") and name != "model.dropout":
-            raise ConfigError(
-                f"search.space.{name}: in probe mode the features of every network are computed "
-                "beforehand, so that only algorithm = 'random' or 'grid' can search networks."
-            )
-
-
-def probe_features(configs: Sequence[FitConfig], inputs: Inputs, gpu: bool) -> dict[str, Any]:
-    """The frozen backbones' features of all linear probes, each computed once."""
     probes = {features_key(c): c for c in configs if c.train.mode == "probe"}
     if not probes:
         return {}
@@ -44,8 +30,11 @@ def probe_features(configs: Sequence[FitConfig], inputs: Inputs, gpu: bool) -> d
     refs = {}
     for key, config in probes.items():
         refs[key] = compute.remote(config, inputs, "cuda" if gpu else "cpu", cores())
-        # One at a time: each takes all cores.
-        ray.wait([refs[key]])
+        try:
+            # One at a time: each takes all cores.
+            ray.get(refs[key])
+        except ray.exceptions.RayError as error:
+            raise user_error(error) or error from None
     return refs
 
 

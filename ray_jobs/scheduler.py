@@ -13,11 +13,26 @@ from fetal_core.search import SearchConfig, longest
 from fetal_core.trials import Trial
 
 
+class _Asha(ASHAScheduler):
+    """ASHA that lets one trial end, and does not judge epochs that were judged before."""
+
+    def __init__(self, spared: int | None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._spared = spared
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether a trial goes on after an epoch."""
+        decision = super().on_trial_result(tune_controller, trial, result)
+        spared = self._spared is not None and trial.config["number"] == self._spared
+        return TrialScheduler.CONTINUE if spared or result["again"] else decision
+
+
 def make_scheduler(search: SearchConfig, recipe: Recipe, known: Sequence[Trial]) -> TrialScheduler:
     """The scheduler that the search names, having heard of all epochs of trials that have ended."""
     if search.scheduler == "none" or recipe.train.mode == "probe":
         return FIFOScheduler()  # type: ignore[no-untyped-call]
-    scheduler = ASHAScheduler(
+    scheduler = _Asha(
+        spared=0 if search.include_default and not search.arms else None,
         time_attr="epoch",
         metric="score",
         mode="max",
@@ -30,10 +45,12 @@ def make_scheduler(search: SearchConfig, recipe: Recipe, known: Sequence[Trial])
     controller: Any = None
     for trial in known:
         if trial.status != "unfinished":
-            # The scheduler looks at nothing but the id.
-            stand_in: Any = SimpleNamespace(trial_id=f"earlier {trial.number}")
+            # The scheduler looks at nothing else.
+            stand_in: Any = SimpleNamespace(
+                trial_id=f"earlier {trial.number}", config={"number": trial.number}
+            )
             scheduler.on_trial_add(controller, stand_in)
             for record in trial.history:
-                result = {"epoch": record["epoch"], "score": record[search.metric]}
-                scheduler.on_trial_result(controller, stand_in, result)
+                numbers = {"epoch": record["epoch"], "score": record[search.metric]}
+                scheduler.on_trial_result(controller, stand_in, numbers | {"again": True})
     return scheduler

@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from fetal_core.errors import ConfigError
 from fetal_core.importance import distribution
 from fetal_core.recipe import Recipe
 from fetal_core.search import (
@@ -73,14 +74,25 @@ class SweepSearcher(Searcher):
             recipe = assign(self._recipe, assignment)
         elif self._begun < self.total:
             number = self._begun
-            candidate = self._tpe.ask(number) if self._tpe else self._planned[number]
-            recipe = assign(self._recipe, candidate.assignment)
+            candidate, recipe = self._next(number)
             self._on_begin(number, candidate, recipe)
             self._begun += 1
         else:
             return Searcher.FINISHED
         self._numbers[trial_id] = number
         return {"number": number, "recipe": recipe.model_dump(mode="json")}
+
+    def _next(self, number: int) -> tuple[Candidate, Recipe]:
+        if self._tpe is None:
+            candidate = self._planned[number]
+            return candidate, assign(self._recipe, candidate.assignment)
+        while True:
+            candidate = self._tpe.ask(number)
+            try:
+                return candidate, assign(self._recipe, candidate.assignment)
+            except ConfigError:
+                # Settings that do not go together; the sampler learns to avoid them.
+                self._tpe.tell(number, None)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -89,7 +101,7 @@ class SweepSearcher(Searcher):
         number = self._numbers[trial_id]
         if self._tpe is not None:
             failed = error or not result or "epoch" not in result
-            self._tpe.tell(number, None if failed or result is None else result["score"])
+            self._tpe.tell(number, None if failed or result is None else result["best"])
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the trials' own folders are the state."""
@@ -121,8 +133,8 @@ class TpeSampler:
         self._resumed = {t.number: t.assignment for t in known if t.status == "unfinished"}
         for trial in known:
             if trial.status != "unfinished":
-                ended = trial.status != "failed" and trial.history
-                self._add(trial.assignment, trial.history[-1][search.metric] if ended else None)
+                failed = trial.status == "failed"
+                self._add(trial.assignment, None if failed else trial.score(search.metric))
 
     def ask(self, number: int) -> Candidate:
         """The configuration of trial ``number``; the first is the recipe as it stands if wanted."""
@@ -137,7 +149,7 @@ class TpeSampler:
         return Candidate(drawn)
 
     def tell(self, number: int, score: float | None) -> None:
-        """How a trial ended: its last score, or None for a failure."""
+        """How a trial ended: its score, or None for a failure."""
         asked = self._asked.pop(number, None)
         if asked is None:
             self._add(self._resumed.pop(number, {}), score)

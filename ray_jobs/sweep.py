@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +12,15 @@ from fetal_core.config import differences, parse
 from fetal_core.errors import ConfigError, StaleInputError, StorageError
 from fetal_core.recipe import Recipe
 from fetal_core.runlog import training_history
-from fetal_core.search import Candidate, SearchConfig, assign
+from fetal_core.search import Candidate, SearchConfig
 from fetal_core.study import StudyConfig
 from fetal_core.trials import Status, Trial, ranked
 from ray_jobs.job import Job
-from ray_jobs.workspace import CHECKPOINTS, Prepared, Run
+from ray_jobs.workspace import CHECKPOINTS, RECIPE, Prepared, Run
 
 SETTINGS = "sweep.json"
+# No trial depends on these.
+_FREE = ("cluster", "study", "calibrate", "evaluate")
 
 
 class SweepJob(Job):
@@ -47,6 +48,11 @@ class TrialFolder:
         return storage.join(self.uri, "trial.json")
 
     @property
+    def recipe_uri(self) -> str:
+        """Its whole settings."""
+        return storage.join(self.uri, RECIPE)
+
+    @property
     def result_uri(self) -> str:
         """How it ended; not there while it is unfinished."""
         return storage.join(self.uri, "result.json")
@@ -62,7 +68,7 @@ class TrialFolder:
 
     def begin(self, candidate: Candidate, recipe: Recipe) -> None:
         """Write down what the trial is."""
-        storage.write_json(storage.join(self.uri, "recipe.json"), recipe.model_dump(mode="json"))
+        storage.write_json(self.recipe_uri, recipe.model_dump(mode="json"))
         described = {
             "number": self.number,
             "assignment": candidate.assignment,
@@ -75,10 +81,22 @@ class TrialFolder:
         """Add to what is written about the trial."""
         storage.write_json(self.trial_uri, storage.read_json(self.trial_uri) | facts)
 
-    def end(self, status: Status, reason: str = "") -> None:
-        """Write down how it ended; the first word stands."""
+    def end(self, status: Status, reason: str = "", retry: bool = False) -> None:
+        """Write down how it ended; the first word stands.
+
+        Args:
+            status: how.
+            reason: of a failure.
+            retry: whether a sweep that goes on tries it again.
+        """
         if not storage.exists(self.result_uri):
-            storage.write_json(self.result_uri, {"status": status, "reason": reason})
+            result = {"status": status, "reason": reason, "retry": retry}
+            storage.write_json(self.result_uri, result)
+
+    def reopen(self) -> None:
+        """Make it unfinished again if it failed in a way that may not repeat."""
+        if storage.exists(self.result_uri) and storage.read_json(self.result_uri)["retry"]:
+            storage.remove(self.result_uri)
 
     def load(self) -> Trial:
         """Everything that is known about it."""
@@ -122,9 +140,9 @@ class Sweep:
         return Run(storage.join(self.uri, "best"))
 
     @property
-    def exists(self) -> bool:
-        """Whether a sweep has begun here."""
-        return storage.exists(storage.join(self.uri, SETTINGS))
+    def settings_uri(self) -> str:
+        """What it was started with."""
+        return storage.join(self.uri, SETTINGS)
 
     def trial(self, number: int) -> TrialFolder:
         """Folder of a trial."""
@@ -144,9 +162,9 @@ class Sweep:
             "shards": shards,
             "job": job.model_dump(mode="json", by_alias=True, exclude_none=True),
         }
-        if self.exists:
-            self._check_same(settings)
-        storage.write_json(storage.join(self.uri, SETTINGS), settings)
+        if storage.exists(self.trial(0).trial_uri):
+            self._check_same(settings, job)
+        storage.write_json(self.settings_uri, settings)
 
     def settings(self) -> tuple[Prepared, SweepJob]:
         """The cohort and the settings.
@@ -154,7 +172,7 @@ class Sweep:
         Raises:
             StorageError: this is not a sweep's folder.
         """
-        uri = storage.join(self.uri, SETTINGS)
+        uri = self.settings_uri
         if not storage.exists(uri):
             raise StorageError(f"{self.uri}: not a sweep. Give the folder that `fetal tune` made.")
         found = storage.read_json(uri)
@@ -167,33 +185,39 @@ class Sweep:
             found.append(self.trial(len(found)).load())
         return found
 
+    def reopened(self) -> list[Trial]:
+        """All trials that have begun; those that failed by accident are unfinished again."""
+        for trial in self.trials():
+            self.trial(trial.number).reopen()
+        return self.trials()
+
     def prune(self, trials: Sequence[Trial], metric: str, keep: int) -> None:
         """Delete the checkpoints of all trials that have ended but the best ``keep``."""
         ended = [trial for trial in trials if trial.status != "unfinished"]
-        kept = {trial.number for trial in ranked(ended, metric)[:keep]}
+        usable = [trial for trial in ended if trial.status != "failed"]
+        kept = {trial.number for trial in ranked(usable, metric)[:keep]}
         for trial in ended:
             if trial.number not in kept:
                 storage.remove(self.trial(trial.number).checkpoints.uri)
 
     def recipe(self, trial: Trial) -> Recipe:
         """The whole settings of a trial."""
-        _, job = self.settings()
-        return assign(job.recipe(), trial.assignment)
+        uri = self.trial(trial.number).recipe_uri
+        return parse(Recipe, storage.read_json(uri), uri)
 
-    def _check_same(self, settings: dict[str, Any]) -> None:
-        before = storage.read_json(storage.join(self.uri, SETTINGS))
+    def _check_same(self, settings: dict[str, Any], job: SweepJob) -> None:
+        before = storage.read_json(self.settings_uri)
         if before["shards"] != settings["shards"]:
             raise StaleInputError(
                 f"{self.uri}: the shards have changed since this sweep began. Choose a new --name."
             )
-        # Through JSON, as the saved ones are: tuples become lists.
-        now = json.loads(json.dumps(settings["job"]))
-        found = differences(before["job"], now)
+        _, saved = self.settings()
+        found = differences(saved.model_dump(mode="json"), job.model_dump(mode="json"))
         wanted = found.pop("search.trials", (0, 0))
         changed = [
             f"{key}: {old!r} -> {new!r}"
             for key, (old, new) in found.items()
-            if not key.startswith("cluster.") and key != "search.keep_checkpoints"
+            if key.partition(".")[0] not in _FREE and key != "search.keep_checkpoints"
         ]
         if wanted[1] < wanted[0]:
             changed.append(f"search.trials: {wanted[0]} -> {wanted[1]}; it can only grow")

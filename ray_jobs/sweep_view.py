@@ -16,7 +16,8 @@ from ray_jobs.failures import user_error
 from ray_jobs.sweep import Sweep
 from ray_jobs.tracked_sweep import TrackedSweep
 
-OnTrial = Callable[[Trial], None]
+# A trial that has ended, and how many have.
+OnTrial = Callable[[Trial, int], None]
 
 
 class Bookkeeper(Callback):
@@ -67,35 +68,38 @@ class Bookkeeper(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has come to its end, or the scheduler has stopped it."""
-        self._end(trial, "stopped", "")
+        if "epoch" in trial.last_result:
+            self._end(trial, "stopped", "")
+        else:
+            self._end(trial, "failed", "it ended without an epoch", retry=True)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's process has died more often than it may."""
+        """A trial's process has died more often than it may; a continued sweep tries it again."""
         error = trial.get_pickled_error()
         known = user_error(error) if error is not None else None
         lines = [line.strip() for line in str(known or error).splitlines() if line.strip()]
-        self._end(trial, "failed", lines[-1] if lines else "its process died")
+        # The last line of a traceback, the first of a message.
+        reason = lines[0 if known is not None else -1] if lines else "its process died"
+        self._end(trial, "failed", reason, retry=True)
 
-    def _end(self, trial: Any, status: Status, reason: str) -> None:
+    def _end(self, trial: Any, status: Status, reason: str, retry: bool = False) -> None:
         folder = self._sweep.trial(trial.config["number"])
-        folder.end(status, reason)
+        folder.end(status, reason, retry)
         ended = folder.load()
         self.ended[ended.number] = ended
         keep = self._search.keep_checkpoints
         self._sweep.prune(list(self.ended.values()), self._search.metric, keep)
         self._tracked.end(ended, self._search.metric)
-        self._on_end(ended)
+        self._on_end(ended, len(self.ended))
 
 
 @contextmanager
-def sweep_view(metric: str) -> Iterator[Callable[[Trial, int], None]]:
+def sweep_view(metric: str) -> Iterator[Callable[[Trial, int, int], None]]:
     """A bar for the trials of a sweep, and a line for each that ends."""
     with progress_bar("sweep", "trials") as bar:
-        done: list[Trial] = []
 
-        def show(trial: Trial, total: int) -> None:
-            done.append(trial)
-            bar(len(done), total)
+        def show(trial: Trial, done: int, total: int) -> None:
+            bar(done, total)
             settings = ", ".join(f"{key} {value_text(v)}" for key, v in trial.assignment.items())
             arm = f"{trial.arm}: " if trial.arm else ""
             score = trial.score(metric)

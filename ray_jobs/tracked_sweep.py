@@ -19,11 +19,13 @@ class TrackedSweep:
     def __init__(self, tracker: Tracker, sweep: Sweep, job: SweepJob, shards: str) -> None:
         """The sweep of a folder; nothing is sent yet."""
         self._tracker, self._sweep = tracker, sweep
-        # Their number may grow while the sweep stays the same.
-        search = job.search.model_dump(mode="json", exclude={"trials"}, exclude_defaults=True)
+        # These may change while the sweep stays the same.
+        free = {"trials", "keep_checkpoints"}
+        search = job.search.model_dump(mode="json", exclude=free, exclude_defaults=True)
         self._params = run_params(job.recipe(), shards, job.cluster) | {"search": search}
         self._id = ""
         self._trials: dict[int, str] = {}
+        self._ended: set[int] = set()
         self._result: tuple[dict[str, float], list[str]] = ({}, [])
 
     def __enter__(self) -> TrackedSweep:
@@ -45,11 +47,13 @@ class TrackedSweep:
         self._tracker.epoch(self._trials[number], record)
 
     def end(self, trial: Trial, metric: str) -> None:
-        """A trial has ended."""
+        """A trial has ended; its process may have died before it began."""
+        self.begin(trial)
         score = trial.score(metric)
         metrics = {} if score is None else {f"best_{metric}": score}
-        status = "failed" if trial.status == "unfinished" else trial.status
-        self._tracker.end(self._trials[trial.number], status, metrics)
+        assert trial.status != "unfinished"
+        self._tracker.end(self._trials[trial.number], trial.status, metrics)
+        self._ended.add(trial.number)
 
     def finish(self, metrics: Mapping[str, float], files: list[str]) -> None:
         """Numbers and files of a sweep that ends well."""
@@ -61,6 +65,8 @@ class TrackedSweep:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        for number in set(self._trials) - self._ended:
+            self._tracker.end(self._trials[number], "interrupted")
         if error is None:
             self._tracker.end(self._id, "finished", *self._result)
         else:

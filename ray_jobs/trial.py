@@ -10,8 +10,9 @@ import ray
 import ray.tune
 import torch
 
-from fetal_core.errors import FetalError
+from fetal_core.errors import FetalError, StorageError
 from fetal_core.fit_config import FitConfig
+from fetal_core.machine import cores
 from fetal_core.probe import Features
 from fetal_core.recipe import Recipe
 from fetal_core.run_context import Event, LocalContext
@@ -39,6 +40,7 @@ class Shared:
         metric: validation number to report as ``score``.
         features: the frozen backbone's features by ``features_key``, for linear probes.
         keep_predictions: whether the best model's scores are written, to compare arms.
+        trials_a_machine: how many share the cores of a machine.
     """
 
     sweep_uri: str
@@ -48,6 +50,13 @@ class Shared:
     metric: str
     features: Mapping[str, Any]
     keep_predictions: bool
+    trials_a_machine: int
+
+    @property
+    def threads(self) -> int:
+        """Compute threads of a trial with one worker."""
+        share = max(self.cluster.cpus_per_worker, cores() // self.trials_a_machine)
+        return self.cluster.threads_per_worker or share
 
 
 def run_trial(config: dict[str, Any], shared: Shared) -> None:
@@ -64,7 +73,8 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     reporter = _Reporter(folder, shared.metric)
     recipe = Recipe(**config["recipe"])
     try:
-        if shared.cluster.workers == 1:
+        # A linear head on features that are there already is too little for several workers.
+        if shared.cluster.workers == 1 or recipe.train.mode == "probe":
             _fit_here(recipe.fit_config(), folder, shared, reporter)
         else:
             train_on_ray(
@@ -79,7 +89,7 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
         if shared.keep_predictions:
             _keep_predictions(recipe.fit_config(), folder, shared)
         folder.end("finished")
-    except WorkerDiedError:
+    except (WorkerDiedError, StorageError):
         raise
     except (FetalError, MemoryError, torch.OutOfMemoryError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -92,6 +102,7 @@ class _Reporter:
 
     def __init__(self, folder: TrialFolder, metric: str) -> None:
         self._folder, self._metric = folder, metric
+        self._best = FAILED_SCORE
         self._log = RunLog(folder.uri, plots=False)
 
     def __call__(self, event: Event) -> None:
@@ -110,10 +121,13 @@ class _Reporter:
     def report(self, record: Mapping[str, Any], again: bool = False) -> None:
         """Tell Ray Tune of an epoch whose checkpoint is safe."""
         numbers = {key: value for key, value in record.items() if key != "kind"}
+        if record["is_best"]:
+            self._best = record[self._metric]
         ray.tune.report(
             {
                 "epoch": record["epoch"],
                 "score": record[self._metric],
+                "best": self._best,
                 "again": again,
                 "record": numbers,
             }
@@ -121,7 +135,7 @@ class _Reporter:
 
 
 def _fit_here(config: FitConfig, folder: TrialFolder, shared: Shared, reporter: _Reporter) -> None:
-    torch.set_num_threads(shared.cluster.threads_per_worker or shared.cluster.cpus_per_worker)
+    torch.set_num_threads(shared.threads)
     context = LocalContext(
         folder.checkpoints.uri, _device(shared), on_event=reporter, on_report=reporter.report
     )
@@ -129,7 +143,7 @@ def _fit_here(config: FitConfig, folder: TrialFolder, shared: Shared, reporter: 
 
 
 def _keep_predictions(config: FitConfig, folder: TrialFolder, shared: Shared) -> None:
-    torch.set_num_threads(shared.cluster.threads_per_worker or shared.cluster.cpus_per_worker)
+    torch.set_num_threads(shared.threads)
     data = limited(config, shared.inputs.training_data())
     with folder.checkpoints.best() as best:
         model = trained(config.model, len(data.classes), data.mean, data.std, best)
@@ -143,7 +157,8 @@ def _data(config: FitConfig, shared: Shared) -> TrainingData:
     data = shared.inputs.training_data()
     if config.train.mode != "probe":
         return data
-    features: tuple[Features, Features] = ray.get(shared.features[features_key(config)])
+    ref = shared.features.get(features_key(config))
+    features: tuple[Features, Features] | None = None if ref is None else ray.get(ref)
     return replace(data, features=features)
 
 

@@ -23,11 +23,18 @@ from fetal_core.search import assign, candidates, check_search
 from fetal_core.study import check_study
 from fetal_core.trials import Trial
 from ray_jobs import tune_best
-from ray_jobs.cluster import check_capacity, connected, jobs_at_once, use_gpu
+from ray_jobs.cluster import (
+    check_capacity,
+    check_reachable,
+    connected,
+    jobs_at_once,
+    machines,
+    use_gpu,
+)
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import flag_value, parse_args, stage
 from ray_jobs.job import check_weights, read_config
-from ray_jobs.probe_features import check_probe_space, probe_features
+from ray_jobs.probe_features import probe_features
 from ray_jobs.ray_training import Inputs
 from ray_jobs.scheduler import make_scheduler
 from ray_jobs.searcher import SweepSearcher
@@ -36,11 +43,12 @@ from ray_jobs.sweep_view import Bookkeeper, sweep_view
 from ray_jobs.tracked_sweep import TrackedSweep
 from ray_jobs.tracking import tracker
 from ray_jobs.trial import Shared, run_trial
-from ray_jobs.tune_report import SweepOutcome, conclude, show
+from ray_jobs.tune_report import Session, SweepOutcome, conclude, show
 from ray_jobs.workspace import RECIPE, Prepared
 
 _ATTEMPTS = 2
-OnTrial = Callable[[Trial, int], None]
+# A trial that has ended, how many have, and how many there will be.
+OnTrial = Callable[[Trial, int, int], None]
 
 
 def tune(
@@ -60,7 +68,7 @@ def tune(
         sweep_uri: folder of the sweep.
         job: the recipe, the search and the resources of a trial.
         max_concurrent: trials at a time; None takes as many as fit the cluster.
-        on_trial: gets every trial that has ended, and how many there will be.
+        on_trial: gets every trial that has ended, how many have, and how many there will be.
 
     Raises:
         StorageError: nothing has been prepared.
@@ -72,36 +80,52 @@ def tune(
     _, _, index = prepared.load()
     recipe, search = job.recipe(), job.search
     prepared.check_made_for(recipe)
-    check_search(search, recipe)
-    check_study(job.study, search)
-    check_weights(recipe.model)
-    planned = [] if search.algorithm == "tpe" else candidates(search, recipe)
-    check_probe_space(search, recipe)
+    configs = _check(job)
     sweep.begin(prepared, job, index.fingerprint)
-    known = sweep.trials()
+    known = sweep.reopened()
     searcher = SweepSearcher(
         search, recipe, known, lambda n, candidate, own: sweep.trial(n).begin(candidate, own)
     )
 
-    def ended(trial: Trial) -> None:
+    def ended(trial: Trial, done: int) -> None:
         if on_trial is not None:
-            on_trial(trial, searcher.total)
+            on_trial(trial, done, searcher.total)
 
-    at_once = 1
+    session = None
     with TrackedSweep(tracker(), sweep, job, index.fingerprint) as tracked:
-        books = Bookkeeper(sweep, search, known, tracked, ended)
         if searcher.left:
+            books = Bookkeeper(sweep, search, known, tracked, ended)
             with connected():
                 check_capacity(job.cluster)
+                check_reachable(sweep.settings_uri)
                 at_once = max_concurrent or trials_at_once(job.cluster)
-                configs = [assign(recipe, one.assignment).fit_config() for one in planned]
                 inputs = Inputs.load(prepared.shards_uri, index)
-                shared = _shared(sweep, job, inputs, configs or [recipe.fit_config()])
+                shared = _shared(sweep, job, inputs, configs, at_once)
                 _run(searcher, make_scheduler(search, recipe, known), shared, books, at_once)
-        wall_s = time.monotonic() - started
-        outcome = conclude(sweep, wall_s, books.work_s, min(at_once, searcher.total))
+            wall_s = time.monotonic() - started
+            session = Session(wall_s, books.work_s, min(at_once, searcher.total))
+        outcome = conclude(sweep, session)
         tracked.finish(*outcome.summary())
     return outcome
+
+
+def _check(job: SweepJob) -> list[FitConfig]:
+    """Refuse what cannot run; the settings of all trials, as far as they are known beforehand.
+
+    Raises:
+        ConfigError: the search, or a combination of its values, is not valid.
+        StorageError: a file of pretrained weights is not there.
+    """
+    recipe, search = job.recipe(), job.search
+    check_search(search, recipe)
+    check_study(job.study, search)
+    # TPE cannot say what it will try: random draws stand for it.
+    drawn = search.model_copy(update={"algorithm": "random"})
+    found = candidates(drawn if search.algorithm == "tpe" else search, recipe)
+    configs = [assign(recipe, one.assignment).fit_config() for one in found]
+    for weights in {config.model.weights: config.model for config in configs}.values():
+        check_weights(weights)
+    return [recipe.fit_config()] if search.algorithm == "tpe" else configs
 
 
 def trials_at_once(cluster: ClusterConfig) -> int:
@@ -110,7 +134,9 @@ def trials_at_once(cluster: ClusterConfig) -> int:
     return jobs_at_once(cluster.workers * cluster.cpus_per_worker, gpus)
 
 
-def _shared(sweep: Sweep, job: SweepJob, inputs: Inputs, configs: Sequence[FitConfig]) -> Shared:
+def _shared(
+    sweep: Sweep, job: SweepJob, inputs: Inputs, configs: Sequence[FitConfig], at_once: int
+) -> Shared:
     gpu = use_gpu(job.cluster)
     return Shared(
         sweep_uri=sweep.uri,
@@ -119,7 +145,8 @@ def _shared(sweep: Sweep, job: SweepJob, inputs: Inputs, configs: Sequence[FitCo
         gpu=gpu,
         metric=job.search.metric,
         features=probe_features(configs, inputs, gpu),
-        keep_predictions=bool(job.search.arms),
+        keep_predictions=bool(job.study.hypotheses),
+        trials_a_machine=-(-at_once // machines()),
     )
 
 

@@ -22,6 +22,7 @@ from ray_jobs.console import say, training_view
 from ray_jobs.ray_training import Inputs, OnEvent, train_on_ray
 from ray_jobs.sweep import Sweep
 from ray_jobs.train import describe
+from ray_jobs.tune_report import trial_bundle
 from ray_jobs.workspace import Prepared
 
 
@@ -34,11 +35,7 @@ def best_bundle(sweep_uri: str, out: str) -> Trial:
     """
     sweep = Sweep(storage.absolute(sweep_uri))
     _, trial, index = _best(sweep, out)
-    recipe = sweep.recipe(trial)
-    with sweep.trial(trial.number).checkpoints.best() as best:
-        model = trained(recipe.model, len(index.classes), index.mean, index.std, best)
-    info = describe(index, recipe, {"validation": dict(trial.best or {})})
-    Bundle(info, model).save(out)
+    trial_bundle(sweep, trial, index).save(out)
     return trial
 
 
@@ -47,8 +44,8 @@ def retrained_bundle(sweep_uri: str, out: str, cluster: ClusterConfig, on_event:
 
     It trains as many epochs as the trial's best one, its schedule shortened to them, and keeps the
     last. Nothing is left to measure it on but the calibration and the test part; the validation
-    figures in the bundle are those of the trial. ``OUT.training`` holds the run while it lasts, so
-    that an interrupted one is continued.
+    figures in the bundle are those of the trial. ``OUT.training-...`` holds the run while it lasts,
+    so that an interrupted one is continued.
 
     Raises:
         StorageError: not a sweep.
@@ -57,7 +54,8 @@ def retrained_bundle(sweep_uri: str, out: str, cluster: ClusterConfig, on_event:
     sweep = Sweep(storage.absolute(sweep_uri))
     prepared, trial, index = _best(sweep, out)
     recipe = _for_all_rows(sweep.recipe(trial), trial)
-    work = storage.absolute(out) + ".training"
+    # Of these settings alone: another trial may be the best by the time it goes on.
+    work = f"{storage.absolute(out)}.training-{recipe.digest()[:8]}"
     with connected():
         check_capacity(cluster)
         on_event({"kind": "starting"})
@@ -84,11 +82,11 @@ def _best(sweep: Sweep, out: str) -> tuple[Prepared, Trial, ShardIndex]:
     trial = best_trial(sweep.trials(), job.search.metric)
     if trial is None:
         raise ConfigError(
-            f"{sweep.uri}: no trial has a model yet. Look at {sweep.report_uri}, or go on with "
-            f"`fetal tune --resume {storage.name(sweep.uri)}`."
+            f"{sweep.uri}: no trial has a model. `fetal tune --resume {storage.name(sweep.uri)}` "
+            "goes on with a sweep that was interrupted, and tells why trials failed."
         )
     _, _, index = prepared.load()
-    if storage.read_json(storage.join(sweep.uri, "sweep.json"))["shards"] != index.fingerprint:
+    if storage.read_json(sweep.settings_uri)["shards"] != index.fingerprint:
         raise StaleInputError(
             f"{prepared.uri}: holds other shards than the sweep was run on. Restore the cohort."
         )
@@ -98,6 +96,7 @@ def _best(sweep: Sweep, out: str) -> tuple[Prepared, Trial, ShardIndex]:
 def _for_all_rows(recipe: Recipe, trial: Trial) -> Recipe:
     epochs = int((trial.best or {})["epoch"])
     changed = {"epochs": epochs, "select_by": "last", "early_stop_epochs": 0}
+    changed["max_train_images"] = None
     warmup = min(recipe.schedule.warmup_epochs, epochs)
     return recipe.model_copy(
         update={

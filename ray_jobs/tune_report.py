@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from fetal_core import storage
 from fetal_core.bundle import Bundle, software_versions
+from fetal_core.checkpoint import load_trainer
 from fetal_core.errors import Problem
 from fetal_core.importance import value_text
-from fetal_core.recipe import Recipe
 from fetal_core.runlog import METRICS
 from fetal_core.scoring import load_predictions, trained
 from fetal_core.shards import ShardIndex
@@ -46,20 +45,35 @@ class SweepOutcome:
         return numbers, [self.sweep.report_uri, self.sweep.figures_uri]
 
 
-def conclude(sweep: Sweep, wall_s: float, work_s: float, concurrency: int) -> SweepOutcome:
+@dataclass(frozen=True)
+class Session:
+    """One go of a sweep.
+
+    Attributes:
+        wall_s: time that it took.
+        work_s: time of the epochs that it trained.
+        concurrency: trials at a time.
+    """
+
+    wall_s: float
+    work_s: float
+    concurrency: int
+
+
+def conclude(sweep: Sweep, session: Session | None) -> SweepOutcome:
     """Write the best trial's run, the report and its numbers.
 
     Args:
         sweep: the folder.
-        wall_s: time that this session took.
-        work_s: time of the epochs that it trained.
-        concurrency: trials at a time.
+        session: what has been done now; None where nothing was left to do.
     """
+    if session is None:
+        session = _last_session(sweep)
     prepared, job = sweep.settings()
     manifest, split, index = prepared.load()
     trials, search = sweep.trials(), job.search
     best = best_trial(trials, search.metric)
-    if best is not None:
+    if best is not None and not _is_written(sweep, best, index):
         write_run(sweep, best, prepared, index, sweep.best)
     study = _study(sweep, trials, job.study) if job.study.hypotheses else None
     context = SweepContext(
@@ -69,9 +83,7 @@ def conclude(sweep: Sweep, wall_s: float, work_s: float, concurrency: int) -> Sw
         config=job.model_dump(mode="json", by_alias=True, exclude_defaults=True),
         problems=[str(Problem(**p)) for p in storage.read_json(prepared.audit_uri)],
         versions=software_versions(),
-        wall_s=wall_s,
-        work_s=work_s,
-        concurrency=concurrency,
+        **vars(session),
     )
     extra = [study_section(study)] if study else []
     page = write_sweep_report(trials, search, job.recipe(), context, extra)
@@ -85,18 +97,45 @@ def conclude(sweep: Sweep, wall_s: float, work_s: float, concurrency: int) -> Sw
 
 def write_run(sweep: Sweep, trial: Trial, prepared: Prepared, index: ShardIndex, run: Run) -> None:
     """The trial as a finished training run, which can be evaluated."""
-    recipe: Recipe = sweep.recipe(trial)
+    recipe = sweep.recipe(trial)
     folder = sweep.trial(trial.number)
-    with folder.checkpoints.best() as best:
-        model = trained(recipe.model, len(index.classes), index.mean, index.std, Path(best))
+    bundle = trial_bundle(sweep, trial, index)
     # Without a model while its parts are exchanged.
     storage.remove(run.uri)
     run.begin(prepared, recipe, index.fingerprint)
     metrics = storage.read_bytes(storage.join(folder.uri, METRICS))
     storage.write_bytes(storage.join(run.uri, METRICS), metrics)
-    assert trial.best is not None
-    info = describe(index, recipe, {"validation": dict(trial.best)})
-    Bundle(info, model).save(run.bundle_uri)
+    bundle.save(run.bundle_uri)
+
+
+def trial_bundle(sweep: Sweep, trial: Trial, index: ShardIndex) -> Bundle:
+    """A trial's best checkpoint as a model bundle, with the validation figures it was saved with.
+
+    Raises:
+        ModelError: its checkpoints are gone.
+    """
+    recipe = sweep.recipe(trial)
+    with sweep.trial(trial.number).checkpoints.best() as folder:
+        model = trained(recipe.model, len(index.classes), index.mean, index.std, folder)
+        progress = load_trainer(folder)["progress"]
+    best = progress["history"][progress["best_epoch"] - 1]
+    return Bundle(describe(index, recipe, {"validation": best}), model)
+
+
+def _is_written(sweep: Sweep, trial: Trial, index: ShardIndex) -> bool:
+    """Whether the best run is this trial's already; it may have been evaluated since."""
+    run = sweep.best
+    if not run.is_trained or storage.read_json(run.info_uri)["shards"] != index.fingerprint:
+        return False
+    _, recipe = run.inputs()
+    return recipe == sweep.recipe(trial)
+
+
+def _last_session(sweep: Sweep) -> Session:
+    if not storage.exists(sweep.figures_uri):
+        return Session(0.0, 0.0, 1)
+    figures = storage.read_json(sweep.figures_uri)
+    return Session(figures["wall_s"], figures["work_s"], figures["concurrency"])
 
 
 def _study(sweep: Sweep, trials: list[Trial], config: StudyConfig) -> StudyResult:

@@ -148,7 +148,9 @@ def test_arms_are_a_setting_and_their_own_ones_are_rated_within() -> None:
         "plain": {"settings": {"optim.name": "sgd"}},
         "smooth": {"space": {"loss.label_smoothing": {"grid": [0.05, 0.1, 0.2]}}},
     }
-    search = search_of({"train.seed": {"grid": [0, 1, 2, 3]}}, algorithm="grid", arms=arms)
+    search = search_of(
+        {"train.seed": {"grid": [0, 1, 2, 3]}}, algorithm="grid", scheduler="none", arms=arms
+    )
     assert searched(search)["arm"].values == ("plain", "smooth")
     trials = trials_of(search, lambda a: 0.5 + 2 * a.get("loss.label_smoothing", -0.2))
     found = importances(trials, search, RECIPE)

@@ -99,6 +99,7 @@ def test_arms_have_their_own_settings_and_ranges() -> None:
     config = search(
         {"train.seed": {"grid": [0, 1]}},
         algorithm="grid",
+        scheduler="none",
         arms={
             "sgd": {"settings": {"optim.name": "sgd"}, "space": {"optim.lr": {"grid": [0.1]}}},
             "adam": {
@@ -149,6 +150,22 @@ def test_assign_changes_what_is_named_and_nothing_else() -> None:
             "'sdg' is not among its values",
         ),
         ({"optim.lr": {"choice": [0.1]}}, {"grace_epochs": 10}, "nothing to stop"),
+        (
+            {
+                "optim.lr": {"uniform": [0.1, 0.2]},
+                "optim.momentum": {"choice": [0.5], "when": {"optim.lr": 0.1}},
+            },
+            {},
+            "optim.lr is a range",
+        ),
+        (
+            {
+                "optim.lr": {"choice": [0.1], "when": {"optim.momentum": 0.5}},
+                "optim.momentum": {"choice": [0.5], "when": {"optim.lr": 0.1}},
+            },
+            {},
+            "wait for each other",
+        ),
     ],
 )
 def test_a_search_that_cannot_run_is_refused(
@@ -186,6 +203,28 @@ def test_a_parameter_needs_one_sound_range(parameter: dict[str, Any]) -> None:
 def test_an_unknown_key_of_a_parameter_is_told_with_the_valid_ones() -> None:
     with pytest.raises(ConfigError, match=r"space\.optim\.lr\.uniforn: unknown key; did you mean"):
         search({"optim.lr": {"uniforn": [0, 1]}})
+
+
+def test_conditions_may_rest_on_conditions_and_on_an_arms_settings() -> None:
+    space = {
+        "train.mode": {"choice": ["probe", "finetune"]},
+        "optim.name": {"choice": ["lbfgs"], "when": {"train.mode": "probe"}},
+        "optim.weight_decay": {"choice": [0.1], "when": {"optim.name": "lbfgs"}},
+    }
+    check_search(search(space), RECIPE)
+    arm = {
+        "settings": {"train.mode": "probe", "optim.name": "lbfgs"},
+        "space": {"optim.weight_decay": {"choice": [0.1], "when": {"optim.name": "lbfgs"}}},
+    }
+    check_search(search({}, algorithm="grid", scheduler="none", arms={"probe": arm}), RECIPE)
+
+
+def test_an_arm_cannot_fix_what_is_searched() -> None:
+    arms = {"fast": {"settings": {"optim.lr": 0.01}}}
+    space = {"optim.lr": {"grid": [0.1, 0.2]}}
+    config = search(space, algorithm="grid", scheduler="none", arms=arms)
+    with pytest.raises(ConfigError, match="is searched over as well"):
+        check_search(config, RECIPE)
 
 
 def test_invalid_combinations_are_found_before_the_start() -> None:

@@ -104,12 +104,30 @@ def test_an_unfinished_tpe_trial_counts_when_it_ends() -> None:
     assert [t.value for t in sampler._study.get_trials()] == [0.7]
 
 
-def decision(scheduler: TrialScheduler, name: str, epoch: int, score: float) -> str:
+def test_tpe_passes_over_settings_that_do_not_go_together() -> None:
+    space = {"optim.nesterov": {"choice": [True, False]}, "optim.momentum": {"choice": [0.0, 0.9]}}
+    config = parse(SearchConfig, {"space": space, "algorithm": "tpe", "trials": 12}, "test")
+    new: list[Recipe] = []
+    searcher = SweepSearcher(config, RECIPE, [], lambda n, c, r: new.append(r))
+    assert begun(searcher) == list(range(12))
+    assert not any(recipe.optim.nesterov and recipe.optim.momentum == 0 for recipe in new)
+
+
+def decision(
+    scheduler: TrialScheduler,
+    name: str,
+    epoch: int,
+    score: float,
+    again: bool = False,
+    number: int = 7,
+) -> str:
     controller: Any = None
-    stand_in: Any = SimpleNamespace(trial_id=name)
+    stand_in: Any = SimpleNamespace(trial_id=name, config={"number": number})
     if epoch == 1:
         scheduler.on_trial_add(controller, stand_in)
-    return scheduler.on_trial_result(controller, stand_in, {"epoch": epoch, "score": score})
+    return scheduler.on_trial_result(
+        controller, stand_in, {"epoch": epoch, "score": score, "again": again}
+    )
 
 
 @pytest.mark.parametrize(("known", "expected"), [(0, "CONTINUE"), (3, "STOP")])
@@ -118,6 +136,24 @@ def test_asha_remembers_the_trials_of_earlier_sessions(known: int, expected: str
     scheduler = make_scheduler(search(grace_epochs=2), RECIPE, earlier)
     assert decision(scheduler, "new", 1, 0.0) == "CONTINUE"
     assert decision(scheduler, "new", 2, 0.3) == expected
+
+
+def test_epochs_of_an_earlier_session_are_not_judged_again() -> None:
+    earlier = [trial(n, "stopped", [0.5, 0.6]) for n in range(5)]
+    scheduler = make_scheduler(search(grace_epochs=2), RECIPE, earlier)
+    for epoch, score in enumerate((0.2, 0.3, 0.8), 1):
+        assert decision(scheduler, "resumed", epoch, score, again=True) == "CONTINUE"
+    assert decision(scheduler, "resumed", 4, 0.9) == "CONTINUE"
+    assert decision(scheduler, "new", 1, 0.2) == "CONTINUE"
+    assert decision(scheduler, "new", 2, 0.3) == "STOP"
+
+
+@pytest.mark.parametrize(("include", "expected"), [(True, "CONTINUE"), (False, "STOP")])
+def test_the_default_is_not_stopped(include: bool, expected: str) -> None:
+    earlier = [trial(n, "finished", [0.9, 0.9]) for n in range(1, 4)]
+    scheduler = make_scheduler(search(grace_epochs=2, include_default=include), RECIPE, earlier)
+    decision(scheduler, "default", 1, 0.1, number=0)
+    assert decision(scheduler, "default", 2, 0.1, number=0) == expected
 
 
 def test_nobody_is_stopped_at_the_last_epoch() -> None:

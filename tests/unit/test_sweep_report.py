@@ -219,7 +219,9 @@ def test_lines_are_drawn_best_on_top_and_without_failed_trials(page: Page) -> No
 
 def test_arms_have_a_column_and_an_axis() -> None:
     arms = {"plain": {"settings": {"optim.name": "sgd"}}, "adaptive": {"space": {}}}
-    search = search_of(space={"train.seed": {"grid": [0, 1]}}, arms=arms, algorithm="grid")
+    search = search_of(
+        space={"train.seed": {"grid": [0, 1]}}, arms=arms, algorithm="grid", scheduler="none"
+    )
     trials = [
         made_trial(0, {"optim.name": "sgd", "train.seed": 0}, [0.5, 0.6], arm="plain"),
         made_trial(1, {"train.seed": 1}, [0.5, 0.7], arm="adaptive"),
