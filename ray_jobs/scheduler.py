@@ -50,7 +50,9 @@ def make_scheduler(search: SearchConfig, recipe: Recipe, known: Sequence[Trial])
                 trial_id=f"earlier {trial.number}", config={"number": trial.number}
             )
             scheduler.on_trial_add(controller, stand_in)
+            score = 0.0
             for record in trial.history:
-                numbers = {"epoch": record["epoch"], "score": record[search.metric]}
+                score = record[search.metric] if record["is_best"] else score
+                numbers = {"epoch": record["epoch"], "score": score}
                 scheduler.on_trial_result(controller, stand_in, numbers | {"again": True})
     return scheduler

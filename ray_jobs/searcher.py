@@ -101,7 +101,7 @@ class SweepSearcher(Searcher):
         number = self._numbers[trial_id]
         if self._tpe is not None:
             failed = error or not result or "epoch" not in result
-            self._tpe.tell(number, None if failed or result is None else result["best"])
+            self._tpe.tell(number, None if failed or result is None else result["score"])
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the trials' own folders are the state."""

@@ -102,7 +102,7 @@ class _Reporter:
 
     def __init__(self, folder: TrialFolder, metric: str) -> None:
         self._folder, self._metric = folder, metric
-        self._best = FAILED_SCORE
+        self._score = FAILED_SCORE
         self._log = RunLog(folder.uri, plots=False)
 
     def __call__(self, event: Event) -> None:
@@ -119,15 +119,14 @@ class _Reporter:
             self.report(event)
 
     def report(self, record: Mapping[str, Any], again: bool = False) -> None:
-        """Tell Ray Tune of an epoch whose checkpoint is safe."""
+        """Tell Ray Tune of an epoch whose checkpoint is safe: the score of the best one so far."""
         numbers = {key: value for key, value in record.items() if key != "kind"}
         if record["is_best"]:
-            self._best = record[self._metric]
+            self._score = record[self._metric]
         ray.tune.report(
             {
                 "epoch": record["epoch"],
-                "score": record[self._metric],
-                "best": self._best,
+                "score": self._score,
                 "again": again,
                 "record": numbers,
             }
