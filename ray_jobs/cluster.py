@@ -169,8 +169,8 @@ def _not_connected(address: str, error: Exception) -> str:
 
 def _quiet() -> None:
     """Keep Ray's notes about its plans and tokens off the terminal; its errors still show."""
-    for name in ("ray.data", "ray.tune", "ray._private.authentication.authentication_token_setup"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("data", "tune", "serve", "_private.authentication.authentication_token_setup"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
 
 
 def _configure_data() -> None:

@@ -81,8 +81,8 @@ def test_asha_finds_as_good_a_model(
 ) -> None:
     (_, stopped), (_, whole) = sweeps["asha"], sweeps["none"]
     assert [t.assignment for t in stopped.trials] == [t.assignment for t in whole.trials]
-    # A point on two of the 200 validation images: the curves differ from processor to processor.
-    assert best_score(stopped) >= best_score(whole) - 0.02
+    # A point on the machine of the README; the curves differ from processor to processor.
+    assert best_score(stopped) >= best_score(whole) - 0.05
     for early, late in zip(stopped.trials, whole.trials, strict=True):
         shared = [record["val_loss"] for record in late.history[: len(early.history)]]
         assert [record["val_loss"] for record in early.history] == pytest.approx(shared, rel=1e-4)
