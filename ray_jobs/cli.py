@@ -16,6 +16,12 @@ COMMANDS = {
     "evaluate": "calibrate, measure on the test part, write the report",
     "crossval": "repeated cross-validation by patient, for small collections",
     "predict": "name the plane of image files",
+    "export": "convert a bundle's model for fast answers on processors",
+    "register": "keep a bundle as the next version of a model",
+    "promote": "let an alias name a version",
+    "rollback": "let an alias name its version before",
+    "serve": "answer over HTTP, with a web page",
+    "key": "API keys of the endpoint: create, revoke, list",
     "phantom": "write a synthetic ultrasound cohort",
 }
 

@@ -1,0 +1,141 @@
+"""The model as a Ray Serve application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from ray import serve
+
+from fetal_core import storage
+from fetal_core.bundle import MODEL
+from fetal_core.config import Config, parse
+from fetal_core.errors import ConfigError, FetalError
+from fetal_core.registry import Registry
+from ray_jobs.http_api import create_app
+from ray_jobs.http_settings import HttpSettings
+from ray_jobs.inference import Inference
+from ray_jobs.served import ServedModel, load_served
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 1.0
+
+
+class ServeConfig(Config):
+    """What a replica serves.
+
+    Attributes:
+        model: a bundle's folder, or ``NAME@ALIAS`` of a registry.
+        registry: folder of the registry; unused for a bundle.
+        engine: as for ``fetal_core.engine.open_engine``.
+        threads: of the engine; 0 leaves the choice to it.
+        replicas: processes that answer.
+        http: limits, queue and batches.
+    """
+
+    model: str
+    registry: str = "registry"
+    engine: str = "auto"
+    threads: int = 0
+    replicas: int = 1
+    http: HttpSettings = HttpSettings()
+
+
+def find_model(config: ServeConfig) -> tuple[str, str, str]:
+    """Name, version and bundle of what is to be served now.
+
+    Raises:
+        FetalError: there is no such model.
+    """
+    if storage.exists(storage.join(config.model, MODEL)):
+        return storage.name(config.model), "0", config.model
+    name, at, alias = config.model.partition("@")
+    if not storage.exists(config.registry):
+        raise ConfigError(
+            f"{config.model}: neither a model bundle nor, without a registry at "
+            f"{config.registry}, a registered model. Give a bundle's folder, or --registry."
+        )
+    version, uri = Registry(config.registry).resolve(name, alias if at else "champion")
+    return name, str(version), uri
+
+
+def load(config: ServeConfig) -> ServedModel:
+    """The model that is to be served now, warmed up.
+
+    Raises:
+        FetalError: there is none, or it cannot be used.
+    """
+    name, version, uri = find_model(config)
+    return load_served(uri, name, version, config.engine, config.threads)
+
+
+class Planes:
+    """A replica: the HTTP application around a model that follows its alias."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        """Load and warm up the model; the replica is not ready before.
+
+        Args:
+            config: fields of ``ServeConfig``.
+        """
+        self._config = parse(ServeConfig, config, "the deployment's arguments")
+        self._inference = Inference(self._config.http, load(self._config))
+        self._refused: tuple[str, str] | None = None
+        self._follower: asyncio.Task[None] | None = None
+
+    def __serve_build_asgi_app__(self) -> Any:
+        self._follower = asyncio.get_running_loop().create_task(self._follow())
+        return create_app(self._inference, self._config.http)
+
+    def check_health(self) -> None:
+        """Ray Serve replaces a replica for which this raises."""
+        if self._follower is not None and self._follower.done():
+            raise RuntimeError("the replica no longer follows its alias")
+
+    async def _follow(self) -> None:
+        """Exchange the model when its alias has moved; one that cannot be used is passed over."""
+        while True:
+            await asyncio.sleep(_POLL_S)
+            await self._look()
+
+    async def _look(self) -> None:
+        now = self._inference.model
+        wanted: tuple[str, str] | None = None
+        try:
+            name, version, uri = await asyncio.to_thread(find_model, self._config)
+            wanted = name, version
+            if wanted in ((now.name, now.version), self._refused):
+                return
+            settings = self._config.engine, self._config.threads
+            found = await asyncio.to_thread(load_served, uri, name, version, *settings)
+        except FetalError as error:
+            # Told once, not at every look.
+            if wanted is None or wanted != self._refused:
+                logger.warning("version %s keeps serving: %s", now.version, error)
+            self._refused = wanted
+            return
+        self._inference.swap(found)
+        self._refused = None
+        logger.info("version %s of %s serves now", found.version, found.name)
+
+
+def build(arguments: dict[str, Any]) -> serve.Application:
+    """The application of ``serve deploy``: the fields of ``ServeConfig`` are its arguments."""
+    config = parse(ServeConfig, arguments, "the application's arguments")
+    queue = config.http.queue_size
+    deployment: Any = serve.deployment(
+        serve.ingress()(Planes),
+        name="planes",
+        num_replicas=config.replicas,
+        ray_actor_options={"num_cpus": 1},
+        # The replica answers 429 itself when its queue is full: Ray Serve must not hold back.
+        max_ongoing_requests=2 * queue,
+        max_queued_requests=queue,
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=config.http.timeout_s,
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+    )
+    application: serve.Application = deployment.bind(arguments)
+    return application
