@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +22,8 @@ from fetal_core.fit_config import Precision
 from fetal_core.machine import cores
 from fetal_core.predict import Predictor
 from fetal_core.steps import resolve_precision
+
+logger = logging.getLogger(__name__)
 
 EngineName = Literal["torch", "openvino", "openvino-int8"]
 Hint = Literal["latency", "throughput"]
@@ -229,7 +232,12 @@ def openvino() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    reports = sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    if reports is not None:
+        logger.warning(
+            "OpenVINO was imported elsewhere first and may report its use; "
+            "`opt_in_out --opt_out` forbids it."
+        )
     try:
         import openvino as module
     except ImportError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine
 from importlib.metadata import version
@@ -34,6 +35,9 @@ from ray_jobs.inference import FileAnswer, Inference
 from ray_jobs.problems import MEDIA_TYPE, ProblemError, from_status
 
 T = TypeVar("T")
+
+_QUOTE_INPUT = ("PIL", "openjpeg", "pydicom", "pylibjpeg", "python_multipart")
+"""Libraries whose warnings quote what they read, such as a patient's name."""
 
 _DESCRIPTION = "Names the plane of fetal ultrasound images. Research use only."
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -75,9 +79,13 @@ _PNG: dict[int | str, dict[str, Any]] = {
 def create_app(inference: Inference, settings: HttpSettings) -> FastAPI:
     """The application around an inference; whoever made the inference closes it.
 
+    Silences the loggers of the libraries that read input: they quote it.
+
     Raises:
         StorageError: the store of API keys is needed and its address is not valid.
     """
+    for name in _QUOTE_INPUT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     app = FastAPI(
         title="Fetal planes",
         version=version("fetal-planes"),

@@ -31,7 +31,7 @@ class HttpSettings(Config):
     max_body_bytes: PositiveInt = 64 * MIB
     max_buffered_bytes: PositiveInt = 512 * MIB
     max_files: PositiveInt = 32
-    queue_size: PositiveInt = 64
+    queue_size: PositiveInt = 128
     body_timeout_s: PositiveFloat = 30.0
     timeout_s: PositiveFloat = 30.0
     max_batch: PositiveInt = 8

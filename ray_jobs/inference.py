@@ -29,6 +29,7 @@ from ray_jobs.serving_errors import (
     TooSlowError,
 )
 from ray_jobs.serving_metrics import ServingMetrics
+from ray_jobs.shadow import Shadow
 
 __all__ = [
     "Decision",
@@ -79,6 +80,7 @@ class Inference:
         self._batcher = Batcher(
             settings.max_batch, settings.batch_wait_ms / 1000, self.metrics.batch.observe
         )
+        self._shadow = Shadow(self._batcher, self.metrics)
         if model is not None:
             self.swap(model)
 
@@ -107,6 +109,10 @@ class Inference:
         """Answer by ``model`` from now on; what is under way ends with the model it began with."""
         self._model = model
         self.metrics.serve(model.name, model.version)
+
+    def set_shadow(self, model: ServedModel | None) -> None:
+        """Give ``model`` a copy of the frames from now on, and count where it disagrees."""
+        self._shadow.model = model
 
     def close(self) -> None:
         """Drop what waits for decoding, finish the rest and end all threads."""
@@ -252,6 +258,7 @@ class Inference:
                 scored = await scoring
             finally:
                 scoring.cancel()
+            self._shadow.copy(chunk.images, model, scored.logits_NK)
             decode_s += chunk.decode_s
             queue_s += scored.queue_s
             engine_s += scored.engine_s

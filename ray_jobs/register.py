@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     say(f"{len(info.files)} files, each compared by SHA-256; {_figures(info)}")
     pointing = [alias for alias, at in registry.aliases(args.name).items() if at == number]
     if pointing:
-        say(f"this very content is version {number} already: {', '.join(pointing)}")
+        say(f"this content was registered before; it already has the aliases {', '.join(pointing)}")
         return
     where = "" if args.registry == "registry" else f" --registry {args.registry}"
     say(f"next: fetal promote {args.name} {number} --alias champion{where}")

@@ -40,6 +40,12 @@ class ServingMetrics:
             ("plane", "decision"),
             registry=self.registry,
         )
+        self.shadow = Counter(
+            "fetal_shadow_frames",
+            "Frames copied to the shadow model, by whether it agrees",
+            ("outcome",),
+            registry=self.registry,
+        )
         self.model = Gauge(
             "fetal_model_info",
             "1 for the model that is served",

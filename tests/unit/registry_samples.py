@@ -69,11 +69,13 @@ class Crew:
     """
 
     def __init__(self, work: Work, place: str, arguments: Sequence[Any]) -> None:
-        gate = _CONTEXT.Barrier(len(arguments))
+        # Kept, because its semaphores go when it goes.
+        self._gate = _CONTEXT.Barrier(len(arguments))
         self._answers: Queue[tuple[int, Any]] = _CONTEXT.Queue()
         self.processes = [
             _CONTEXT.Process(
-                target=_act, args=(dict(os.environ), gate, self._answers, index, work, place, one)
+                target=_act,
+                args=(dict(os.environ), self._gate, self._answers, index, work, place, one),
             )
             for index, one in enumerate(arguments)
         ]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pydicom
+from fastapi import FastAPI
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -21,7 +24,9 @@ from builders import CLASSES, SIZE_PX, toy_bundle
 from data_samples import texture
 from fetal_core.bundle import Bundle
 from fetal_core.engine import TorchEngine
-from ray_jobs.inference import ServedModel
+from ray_jobs.http_api import create_app
+from ray_jobs.http_settings import HttpSettings
+from ray_jobs.inference import Inference, ServedModel
 
 
 class ConstantEngine:
@@ -108,3 +113,48 @@ def client(app: ASGIApp) -> httpx.AsyncClient:
     """A client without a network; what escapes the application is raised here."""
     transport = httpx.ASGITransport(app)
     return httpx.AsyncClient(transport=transport, base_url="http://service")
+
+
+MODEL = constant_model(ConstantEngine())
+
+
+@contextmanager
+def serving(
+    model: ServedModel | None = MODEL, **settings: Any
+) -> Iterator[tuple[FastAPI, Inference]]:
+    config = HttpSettings(**settings)
+    inference = Inference(config, model)
+    try:
+        yield create_app(inference, config), inference
+    finally:
+        inference.close()
+
+
+def scope_of(path: str, headers: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    encoded = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": encoded,
+        "client": ("127.0.0.1", 1),
+        "server": ("service", 80),
+    } | more
+
+
+def assert_problem(response: httpx.Response, status: int, kind: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["type"] == f"urn:fetal:problem:{kind}"
+    assert problem["status"] == status
+    assert problem["title"]
+    assert problem["detail"]
+    assert response.headers["x-request-id"] in problem["instance"]
+    return problem

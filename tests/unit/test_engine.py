@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,12 @@ import torch
 from builders import CLASSES, SIZE_PX, toy_bundle, toy_store
 from fetal_core import storage
 from fetal_core.bundle import Bundle
-from fetal_core.engine import TorchEngine, open_engine
+from fetal_core.engine import TorchEngine, open_engine, openvino
 from fetal_core.errors import ConfigError, ModelError, StaleInputError
 from fetal_core.export import ExportConfig, export
 
-pytest.importorskip("openvino", reason="needs the extra `export`")
+# Not `importorskip`: importing them here would let them report their use.
+pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra `export`")
 
 QUICK = ExportConfig(timing_s=0.01, calibration_images=16, threads=1)
 IMAGES_NHW = toy_store(17, seed=3).images(range(17)).squeeze(1).numpy()
@@ -233,3 +236,11 @@ def test_no_use_is_reported_to_anyone(tmp_path: Path) -> None:
     )
     assert done.stdout == "0 connections\n"
     assert list(home.iterdir()) == []
+
+
+def test_an_earlier_import_that_may_report_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino_telemetry", ModuleType("openvino_telemetry"))
+    openvino()
+    assert "opt_in_out --opt_out" in caplog.text

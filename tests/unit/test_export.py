@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from fetal_core.rows import RowStore
 from ray_jobs.export import export_bundle
 from ray_jobs.workspace import Run
 
-pytest.importorskip("nncf", reason="needs the extra `export`")
+# Not `importorskip`: importing them here would let them report their use.
+pytestmark = pytest.mark.skipif(find_spec("nncf") is None, reason="needs the extra `export`")
 
 QUICK = ExportConfig(timing_s=0.01, calibration_images=16, threads=1)
 TRAIN, VAL = toy_store(24, seed=1), toy_store(40, seed=2)

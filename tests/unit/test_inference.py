@@ -19,7 +19,7 @@ from fetal_core.bundle import Bundle, read_info
 from fetal_core.errors import ImageError, ModelError
 from fetal_core.images import decode
 from fetal_core.predict import Predictor
-from fetal_core.preprocess import preprocess
+from fetal_core.preprocess import PreprocessConfig, preprocess
 from fetal_core.quality import unusable_reason
 from ray_jobs.http_settings import HttpSettings
 from ray_jobs.inference import (
@@ -266,6 +266,35 @@ def test_an_engine_that_fails_fails_its_batch_only() -> None:
             asyncio.run(inference.predict(IMAGES[0]))
         inference.swap(constant_model(ConstantEngine()))
         assert asyncio.run(inference.predict(IMAGES[0])).frames[0].plane == CLASSES[0]
+
+
+@pytest.mark.parametrize(
+    ("engine", "changes", "outcome"),
+    [
+        (ConstantEngine(1), {}, "agrees"),
+        (ConstantEngine(2), {}, "differs"),
+        (ConstantEngine(1), {"classes": CLASSES[::-1]}, "differs"),
+        (BrokenEngine(), {}, "failed"),
+        (ConstantEngine(1), {"preprocess": PreprocessConfig(size_px=64)}, "skipped"),
+    ],
+)
+def test_a_shadow_is_compared_and_answers_nobody(
+    engine: ConstantEngine, changes: dict[str, Any], outcome: str
+) -> None:
+    async def ask(inference: Inference) -> FileAnswer:
+        inference.set_shadow(constant_model(engine, "shadow", **changes))
+        answer = await inference.predict(tiff(3))
+        while "fetal_shadow_frames_total{" not in inference.metrics.text().decode():
+            await asyncio.sleep(0.01)
+        inference.set_shadow(None)
+        await inference.predict(tiff(3))
+        return answer
+
+    with running(constant_model(ConstantEngine(1), "1")) as inference:
+        answer = asyncio.run(ask(inference))
+        text = inference.metrics.text().decode()
+    assert answer.model.version == "1"
+    assert f'fetal_shadow_frames_total{{outcome="{outcome}"}} 3.0' in text
 
 
 def test_without_a_model_nothing_is_answered() -> None:
