@@ -25,7 +25,7 @@ from fetal_core.errors import StorageError
 ATTEMPTS = 30
 LOCK_WAIT_S = 10.0
 LOCK_POLL_S = 0.005
-BACKOFF_S = 0.02
+BACKOFF_S = 0.05
 _CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
 
 
@@ -86,19 +86,14 @@ def write(uri: str, data: bytes, expected: Snapshot | None, mode: int = 0o644) -
         raise StorageError(f"{uri}: cannot be written: {error}") from None
 
 
-def update(
-    uri: str,
-    change: Callable[[bytes | None], bytes],
-    mode: int = 0o644,
-    attempts: int = ATTEMPTS,
-) -> bytes:
+def update(uri: str, change: Callable[[bytes | None], bytes], mode: int = 0o644) -> bytes:
     """Put ``change(old content)`` in a file's place; after a conflict, once more from the new one.
 
     Raises:
-        ConflictError: others were first at each of the ``attempts``.
+        ConflictError: others were first at each of ``ATTEMPTS`` attempts.
         StorageError: it cannot be read or written.
     """
-    for attempt in range(1, attempts + 1):
+    for attempt in range(1, ATTEMPTS + 1):
         current = read(uri)
         data = change(current.data if current else None)
         if current is not None and data == current.data:
@@ -107,9 +102,9 @@ def update(
             write(uri, data, current, mode)
             break
         except ConflictError:
-            if attempt == attempts:
+            if attempt == ATTEMPTS:
                 raise
-            time.sleep(SystemRandom().uniform(0, BACKOFF_S * attempt))
+            time.sleep(SystemRandom().uniform(0, BACKOFF_S))
     return data
 
 

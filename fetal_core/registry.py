@@ -125,7 +125,7 @@ class Registry:
                 )
             return dump_record(old.rolled_back())
 
-        return parse_record(AliasState, conditional.update(uri, move, attempts=1), uri)
+        return parse_record(AliasState, conditional.update(uri, move), uri)
 
     def verify(self, name: str, version: int) -> VersionInfo:
         """Compare every file of a version with what was registered.

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fetal_core import storage
@@ -89,6 +89,7 @@ def test_an_expired_key_is_refused(file: Path) -> None:
         store.create("b", datetime.now(UTC) - timedelta(days=1))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_nothing_but_the_key_itself_is_accepted(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -102,6 +103,7 @@ def test_nothing_but_the_key_itself_is_accepted(
     assert secret is None or store.check(secret)
 
 
+@settings(deadline=None)
 @given(position=st.integers(0, 60), character=st.characters(min_codepoint=33, max_codepoint=255))
 def test_a_key_with_one_character_changed_is_refused(
     tmp_path_factory: pytest.TempPathFactory, position: int, character: str

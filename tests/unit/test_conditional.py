@@ -30,7 +30,7 @@ def test_a_write_upon_an_old_state_is_a_conflict(uri: str) -> None:
     with pytest.raises(ConflictError, match=r"state\.json"):
         conditional.write(uri, b"3", first)
     with pytest.raises(ConflictError):
-        conditional.update(uri, lambda data: b"x" + changed_meanwhile(uri, data), attempts=3)
+        conditional.update(uri, lambda data: b"x" + changed_meanwhile(uri, data))
     assert conditional.update(uri, lambda data: (data or b"") + b"!").endswith(b"!")
 
 

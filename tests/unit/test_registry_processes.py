@@ -7,12 +7,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from fetal_core import storage
+from fetal_core.api_keys import KeyStore
 from fetal_core.errors import StorageError
 from fetal_core.registry import Registry
 from fetal_core.registry_records import AliasState, RegistryError
@@ -174,24 +176,41 @@ def test_a_disk_that_is_full_leaves_nothing_visible(tmp_path: Path) -> None:
     check_that_nothing_is_visible_and_the_next_one_completes(place, bundle)
 
 
-def test_a_write_whose_answer_was_lost_counts_once(server: Server, tmp_path: Path) -> None:
-    registry = filled(f"{server.uri}/lost", tmp_path, versions=2)
-    registry.promote(NAME, 1, "champion")
+@contextmanager
+def first_answer_lost(server: Server, name: str) -> Iterator[None]:
+    """The server fails once after it has written an object of this file name."""
     lost = []
 
     def lose(environ: Environ) -> None:
-        if is_write(environ, "champion.json") and not lost:
+        if is_write(environ, name) and not lost:
             lost.append(environ["PATH_INFO"])
-            raise RuntimeError("the server fails after it has written")
+            raise RuntimeError("the answer is lost")
 
     server.after = lose
     try:
-        state = registry.promote(NAME, 2, "champion")
+        yield
     finally:
         server.after = lambda environ: None
     assert len(lost) == 1
-    assert [move.version for move in state.history] == [1, 2]
+
+
+def test_a_write_whose_answer_was_lost_counts_once(server: Server, tmp_path: Path) -> None:
+    place = f"{server.uri}/lost"
+    registry, keys = filled(place, tmp_path, versions=2), KeyStore(f"{place}/keys.json")
+    registry.promote(NAME, 1, "champion")
+    with first_answer_lost(server, "champion.json"):
+        registry.promote(NAME, 2, "champion")
+    with first_answer_lost(server, "champion.json"):
+        state = registry.rollback(NAME, "champion")
+    assert [move.version for move in state.history] == [1, 2, 1]
     assert registry.alias_state(NAME, "champion") == state
+    for label in ("first", "second"):
+        with first_answer_lost(server, "keys.json"):
+            keys.create(label)
+    assert [key.label for key in keys.list()] == ["first", "second"]
+    with first_answer_lost(server, "claim.json"):
+        assert registry.register(write_bundle(str(tmp_path / "third"), b"third"), NAME) == 3
+    assert [info.number for info in registry.versions(NAME)] == [1, 2, 3]
 
 
 def test_a_store_that_ignores_conditions_is_refused(tmp_path: Path) -> None:
