@@ -145,7 +145,7 @@ class _Stream:
             await self._send_error(closing.problem)
             async with asyncio.timeout(self._limits.send_s):
                 await self._socket.close(closing.code, closing.problem.kind)
-        except (WebSocketDisconnect, TimeoutError):
+        except (WebSocketDisconnect, TimeoutError, RuntimeError):
             pass
 
     async def _receive(self) -> None:
@@ -221,6 +221,9 @@ class _Stream:
                 await self._socket.send_text(json.dumps(message))
         except TimeoutError:
             raise WebSocketDisconnect(1006, "the client takes no answers") from None
+        except RuntimeError:
+            # The server has closed the connection itself, such as after a ping without a pong.
+            raise WebSocketDisconnect(1006, "the connection was closed") from None
 
 
 def _same_origin(socket: WebSocket) -> bool:
