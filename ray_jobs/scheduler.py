@@ -23,8 +23,10 @@ class _Asha(ASHAScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether a trial goes on after an epoch."""
         decision = super().on_trial_result(tune_controller, trial, result)
+        # The last word of a failed trial is no epoch.
+        judged = "epoch" in result and not result["again"]
         spared = self._spared is not None and trial.config["number"] == self._spared
-        return TrialScheduler.CONTINUE if spared or result["again"] else decision
+        return decision if judged and not spared else TrialScheduler.CONTINUE
 
 
 def make_scheduler(search: SearchConfig, recipe: Recipe, known: Sequence[Trial]) -> TrialScheduler:

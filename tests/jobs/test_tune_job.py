@@ -151,14 +151,15 @@ def test_the_test_part_is_not_read(prepared: PrepareOutcome, tmp_path: Path) -> 
     assert [trial.status for trial in outcome.trials] == ["finished", "finished"]
 
 
+@pytest.mark.parametrize("scheduler", ["asha", "none"])
 def test_a_diverging_trial_is_told_and_the_others_go_on(
-    prepared: PrepareOutcome, tmp_path: Path
+    prepared: PrepareOutcome, tmp_path: Path, scheduler: str
 ) -> None:
     search = {
         "algorithm": "grid",
         "space": {"optim.lr": {"grid": [1e-3, 1e12]}},
         "include_default": False,
-        "scheduler": "none",
+        "scheduler": scheduler,
     }
     outcome = sweep_of(prepared, tmp_path / "sweep", job(search))
     good, bad = outcome.trials

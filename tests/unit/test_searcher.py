@@ -148,6 +148,15 @@ def test_epochs_of_an_earlier_session_are_not_judged_again() -> None:
     assert decision(scheduler, "new", 2, 0.3) == "STOP"
 
 
+def test_the_last_word_of_a_failed_trial_is_not_judged() -> None:
+    scheduler = make_scheduler(search(grace_epochs=2), RECIPE, [])
+    controller: Any = None
+    stand_in: Any = SimpleNamespace(trial_id="failed", config={"number": 3})
+    scheduler.on_trial_add(controller, stand_in)
+    assert scheduler.on_trial_result(controller, stand_in, {"score": -1.0}) == "CONTINUE"
+    scheduler.on_trial_complete(controller, stand_in, {"score": -1.0})
+
+
 @pytest.mark.parametrize(("include", "expected"), [(True, "CONTINUE"), (False, "STOP")])
 def test_the_default_is_not_stopped(include: bool, expected: str) -> None:
     earlier = [trial(n, "finished", [0.9, 0.9]) for n in range(1, 4)]
