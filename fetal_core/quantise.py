@@ -167,7 +167,8 @@ def _nncf() -> Any:
             "NNCF is not installed. Run `pip install 'fetal-planes[export]'`, "
             "or choose the engine 'openvino'."
         ) from None
-    nncf.set_log_level(logging.ERROR)
+    # nncf.set_log_level would also set the levels of handlers that others share.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf
 
 

@@ -15,6 +15,7 @@ from fetal_core.bundle import read_info
 from fetal_core.engine import EngineName
 from fetal_core.errors import ConfigError, StaleInputError
 from fetal_core.export import ExportConfig, ExportResult, OnProgress, export
+from fetal_core.registry_files import VERSION
 from fetal_core.rows import RowStore
 from fetal_core.shards import ShardIndex, read_part
 from ray_jobs.command import parse_args, stage
@@ -46,6 +47,11 @@ def export_bundle(
         ModelError: not a bundle, or it is damaged.
     """
     bundle_uri = storage.absolute(bundle_uri)
+    if storage.exists(storage.join(bundle_uri, VERSION)):
+        raise ConfigError(
+            f"{bundle_uri}: a registered version, which never changes. Export into the bundle it "
+            "was registered from, then `fetal register` that: it becomes the next version."
+        )
     info = read_info(bundle_uri)
     prepared = Prepared(prepared_uri) if prepared_uri else _cohort(bundle_uri)
     _, _, index = prepared.load()

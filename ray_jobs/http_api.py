@@ -98,7 +98,7 @@ def create_app(inference: Inference, settings: HttpSettings) -> FastAPI:
     app.include_router(_state(inference))
     app.include_router(open_inference.router(inference, settings))
     app.include_router(stream.router(inference, settings))
-    app.include_router(http_pages.router(app.openapi))
+    app.include_router(http_pages.router())
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_middleware(Gateway, metrics=inference.metrics, check_key=_key_check(settings))

@@ -6,10 +6,11 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -160,13 +161,20 @@ class Inference:
             answer = await self._in_time(self._answer(chunks, model))
             return answer.frames[0]
 
-    async def logits(self, images_NHW: Grey) -> NDArray[np.float32]:
-        """Scores of shape (N, K) of images that are preprocessed already.
+    async def in_decoder(self, work: Callable[..., T], *arguments: object) -> T:
+        """The result of ``work``, which runs in one of the decoding threads."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._decoders, partial(work, *arguments))
+
+    async def logits(
+        self, images_NHW: Grey, model: ServedModel | None = None
+    ) -> NDArray[np.float32]:
+        """Scores of shape (N, K) of images preprocessed for ``model``, by default the served one.
 
         Raises:
             ImageError: of kind ``wrong-shape``; otherwise as for :meth:`predict`.
         """
-        model = self.model
+        model = model or self.model
         size_px = model.info.preprocess.size_px
         if images_NHW.dtype != np.uint8 or images_NHW.shape[1:] != (size_px, size_px):
             raise ImageError(
@@ -269,7 +277,7 @@ class Inference:
         return FileAnswer(model, tuple(frames), decode_s, queue_s, engine_s)
 
     async def _next(self, chunks: Iterator[Chunk]) -> Chunk:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, next, chunks)
+        return await self.in_decoder(next, chunks)
 
     async def _logits(self, images_NHW: Grey, model: ServedModel) -> NDArray[np.float32]:
         step = self.settings.max_batch

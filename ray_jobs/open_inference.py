@@ -118,10 +118,11 @@ def router(inference: Inference, settings: HttpSettings) -> APIRouter:
     @routes.post(f"{_MODEL}/infer", openapi_extra=_INFER_BODY)
     @routes.post(f"{_VERSION}/infer", openapi_extra=_INFER_BODY)
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
-        size_px = _served(inference, name, version).info.preprocess.size_px
+        model = _served(inference, name, version)
+        size_px = model.info.preprocess.size_px
         async with intake.body(request) as body:
             asked = parse_request(body, _json_bytes(request), size_px, settings.max_files)
-            model, logits_NK = await _scored(inference, settings, asked, name, version)
+            logits_NK = await _scored(inference, settings, asked, model)
         return _answer(model, logits_NK, asked)
 
     return routes
@@ -205,27 +206,17 @@ def _json_bytes(request: Request) -> int | None:
 
 
 async def _scored(
-    inference: Inference,
-    settings: HttpSettings,
-    asked: InferRequest,
-    name: str,
-    version: str | None,
-) -> tuple[ServedModel, NDArray[np.float32]]:
-    """The model and its scores; once more where the model was swapped in between."""
+    inference: Inference, settings: HttpSettings, asked: InferRequest, model: ServedModel
+) -> NDArray[np.float32]:
     try:
         async with asyncio.timeout(settings.timeout_s):
-            while True:
-                model = _served(inference, name, version)
-                images_NHW = asked.images_NHW
-                if images_NHW is None:
-                    inference.check_queue()
-                    config = model.info.preprocess
-                    images_NHW = await asyncio.to_thread(
-                        _decoded, asked.files, settings.limits, config
-                    )
-                logits_NK = await inference.logits(images_NHW)
-                if inference.model is model:
-                    return model, logits_NK
+            images_NHW = asked.images_NHW
+            if images_NHW is None:
+                inference.check_queue()
+                images_NHW = await inference.in_decoder(
+                    _decoded, asked.files, settings.limits, model.info.preprocess
+                )
+            return await inference.logits(images_NHW, model)
     except TimeoutError:
         raise TooSlowError(f"There was no answer within {settings.timeout_s:g} s.") from None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 from ray import serve
 
@@ -21,6 +22,7 @@ from ray_jobs.served import ServedModel, load_served
 logger = logging.getLogger(__name__)
 
 _POLL_S = 1.0
+_TRY_AGAIN_S = 30.0  # a version that was refused may have been mended
 
 
 class ServeConfig(Config):
@@ -43,32 +45,46 @@ class ServeConfig(Config):
     http: HttpSettings = HttpSettings()
 
 
-def find_model(config: ServeConfig) -> tuple[str, str, str]:
-    """Name, version and bundle of what is to be served now.
+class Found(NamedTuple):
+    """A model that may be served; ``number`` is None for a bundle outside a registry."""
+
+    name: str
+    number: int | None
+    uri: str
+
+    @property
+    def version(self) -> str:
+        """As answers show it."""
+        return str(self.number or 0)
+
+
+def find_model(config: ServeConfig) -> Found:
+    """What is to be served now.
 
     Raises:
         FetalError: there is no such model.
     """
     if storage.exists(storage.join(config.model, MODEL)):
-        return storage.name(config.model), "0", config.model
+        return Found(storage.name(config.model), None, config.model)
     name, at, alias = config.model.partition("@")
     if not storage.exists(config.registry):
         raise ConfigError(
             f"{config.model}: neither a model bundle nor, without a registry at "
             f"{config.registry}, a registered model. Give a bundle's folder, or --registry."
         )
-    version, uri = Registry(config.registry).resolve(name, alias if at else "champion")
-    return name, str(version), uri
+    number, uri = Registry(config.registry).resolve(name, alias if at else "champion")
+    return Found(name, number, uri)
 
 
-def load(config: ServeConfig) -> ServedModel:
-    """The model that is to be served now, warmed up.
+def load(config: ServeConfig, found: Found) -> ServedModel:
+    """A model, checked against what was registered, loaded and warmed up.
 
     Raises:
-        FetalError: there is none, or it cannot be used.
+        FetalError: it cannot be used.
     """
-    name, version, uri = find_model(config)
-    return load_served(uri, name, version, config.engine, config.threads)
+    if found.number is not None:
+        Registry(config.registry).verify(found.name, found.number)
+    return load_served(found.uri, found.name, found.version, config.engine, config.threads)
 
 
 class Planes:
@@ -81,8 +97,10 @@ class Planes:
             config: fields of ``ServeConfig``.
         """
         self._config = parse(ServeConfig, config, "the deployment's arguments")
-        self._inference = Inference(self._config.http, load(self._config))
-        self._refused: tuple[str, str] | None = None
+        served = load(self._config, find_model(self._config))
+        self._inference = Inference(self._config.http, served)
+        self._refused: Found | None = None
+        self._try_again_s = 0.0
         self._follower: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -101,24 +119,22 @@ class Planes:
             await self._look()
 
     async def _look(self) -> None:
-        now = self._inference.model
-        wanted: tuple[str, str] | None = None
+        now, wanted = self._inference.model, None
         try:
-            name, version, uri = await asyncio.to_thread(find_model, self._config)
-            wanted = name, version
-            if wanted in ((now.name, now.version), self._refused):
+            wanted = await asyncio.to_thread(find_model, self._config)
+            refused = wanted == self._refused and time.monotonic() < self._try_again_s
+            if refused or (wanted.name, wanted.version) == (now.name, now.version):
                 return
-            settings = self._config.engine, self._config.threads
-            found = await asyncio.to_thread(load_served, uri, name, version, *settings)
+            served = await asyncio.to_thread(load, self._config, wanted)
         except FetalError as error:
             # Told once, not at every look.
             if wanted is None or wanted != self._refused:
                 logger.warning("version %s keeps serving: %s", now.version, error)
-            self._refused = wanted
+            self._refused, self._try_again_s = wanted, time.monotonic() + _TRY_AGAIN_S
             return
-        self._inference.swap(found)
+        self._inference.swap(served)
         self._refused = None
-        logger.info("version %s of %s serves now", found.version, found.name)
+        logger.info("version %s of %s serves now", served.version, served.name)
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:

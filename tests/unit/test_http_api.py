@@ -260,7 +260,9 @@ def test_the_openapi_document_is_valid_and_describes_the_answers(tmp_path: Path)
 def test_the_description_needs_no_other_host() -> None:
     with serving() as (app, _):
         page = asked(app, "GET", "/docs").text
-    assert "POST /v1/predict" in page
-    assert "http://" not in page
-    assert "https://" not in page
-    assert "<script" not in page
+        script = asked(app, "GET", "/static/docs.js").text
+    assert "static/docs.js" in page
+    assert "openapi.json" in script
+    for text in (page, script):
+        assert "http://" not in text
+        assert "https://" not in text

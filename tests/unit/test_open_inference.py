@@ -192,8 +192,8 @@ class ReplacedEngine:
         return PREDICTOR.logits(images_NHW)
 
 
-def test_swap_under_way_leaves_no_mixed_answer() -> None:
+def test_a_request_ends_with_the_model_that_it_began_with() -> None:
     with infer_client(None) as (inference, http):
-        inference.swap(toy_model(BUNDLE, ReplacedEngine(inference)))
-        answer = post(http, {"inputs": [tensor()]}).json()
-    assert answer["model_version"] == "2"
+        inference.swap(toy_model(BUNDLE, ReplacedEngine(inference), version="1"))
+        versions = [post(http, {"inputs": [tensor()]}).json()["model_version"] for _ in range(2)]
+    assert versions == ["1", "2"]
