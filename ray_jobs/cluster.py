@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 import ray.data
+from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fetal_core import storage
@@ -137,6 +138,7 @@ def check_reachable(uri: str) -> None:
 def _connect(address: str) -> None:
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if address in ("", "local"):
+        _stay_on_loopback()
         cpus = cores() + _SPARE_CPUS
         options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     try:
@@ -145,6 +147,15 @@ def _connect(address: str) -> None:
     except Exception as error:  # Ray has no class for what may go wrong here
         ray.shutdown()
         raise ResourceError(_not_connected(address, error)) from error
+
+
+def _stay_on_loopback() -> None:
+    """Let a cluster of this machine alone listen on the loopback interface, as Ray does on macOS.
+
+    Ray reads the variable when it is imported; its processes inherit it.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _probe(address: str) -> None:

@@ -10,6 +10,22 @@ from fetal_core.image_limits import ImageLimits
 MIB = 1024 * 1024
 
 
+class StreamSettings(Config):
+    """How much a live stream may take.
+
+    Attributes:
+        max_streams: open at a time in one process.
+        max_frame_bytes: of one message.
+        idle_s: without any message, after which the stream is closed.
+        send_s: in which the client must take an answer.
+    """
+
+    max_streams: PositiveInt = 8
+    max_frame_bytes: PositiveInt = 16 * MIB
+    idle_s: PositiveFloat = 60.0
+    send_s: PositiveFloat = 10.0
+
+
 class HttpSettings(Config):
     """How much one process of the service takes in at a time, and from whom.
 
@@ -26,6 +42,7 @@ class HttpSettings(Config):
         require_key: whether requests need an API key; probes, the page and its files never do.
         keys_uri: store of the API keys.
         limits: of each image, before its pixels are decoded.
+        stream: limits of live streams.
     """
 
     max_body_bytes: PositiveInt = 64 * MIB
@@ -40,6 +57,7 @@ class HttpSettings(Config):
     require_key: bool = False
     keys_uri: str | None = None
     limits: ImageLimits = ImageLimits()
+    stream: StreamSettings = StreamSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> HttpSettings:

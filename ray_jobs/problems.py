@@ -46,17 +46,19 @@ class ProblemError(Exception):
         self.index = index
         self.headers = dict(headers or {})
 
-    def response(self, request_id: str) -> Response:
-        """The problem document."""
-        document: dict[str, object] = {
+    def document(self) -> dict[str, object]:
+        """The problem document, without an instance."""
+        found: dict[str, object] = {
             "type": f"urn:fetal:problem:{self.kind}",
             "title": self.kind.replace("-", " ").capitalize(),
             "status": self.status,
             "detail": self.detail,
-            "instance": f"urn:fetal:request:{request_id}",
         }
-        if self.index is not None:
-            document["index"] = self.index
+        return found if self.index is None else found | {"index": self.index}
+
+    def response(self, request_id: str) -> Response:
+        """The answer to the request of that identifier."""
+        document = self.document() | {"instance": f"urn:fetal:request:{request_id}"}
         # Escaped ASCII: a caller's words come back in details, lone surrogates included.
         content = json.dumps(document).encode("ascii")
         return Response(content, self.status, self.headers, MEDIA_TYPE)

@@ -5,31 +5,34 @@ from __future__ import annotations
 import ipaddress
 import signal
 import sys
-import threading
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import tyro
 from ray import serve as ray_serve
-from ray.serve.config import HTTPOptions
+from ray.serve.config import HTTPOptions, ProxyLocation
 
 from fetal_core import storage
 from fetal_core.errors import ConfigError
 from fetal_core.machine import cores
-from ray_jobs.cluster import ResourceError, connected
+from ray_jobs.cluster import ResourceError, connected, machines
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say
+from ray_jobs.front import FrontConfig, front, haproxy
 from ray_jobs.http_settings import HttpSettings
-from ray_jobs.serve_app import ServeConfig, build, find_model
+from ray_jobs.serve_app import ServeConfig, build, find_model, slots
 
 _APPLICATION = "planes"
+_LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 
 
 @contextmanager
-def serving(config: ServeConfig, host: str, port: int) -> Iterator[str]:
-    """The endpoint while the block lasts, with its first replica ready.
+def serving(config: ServeConfig, listen: FrontConfig) -> Iterator[str]:
+    """The endpoint while the block lasts, with all replicas ready.
 
     Returns:
         Its address, as the value of the context.
@@ -43,19 +46,52 @@ def serving(config: ServeConfig, host: str, port: int) -> Iterator[str]:
         update={"model": _absolute(config.model), "registry": storage.absolute(config.registry)}
     )
     find_model(config)
-    with connected():
-        try:
-            ray_serve.start(
-                http_options=HTTPOptions(host=host, port=port),
-                logging_config={"enable_access_log": False, "log_level": "WARNING"},
+    with connected(), tempfile.TemporaryDirectory(prefix="fetal-serve-") as folder:
+        if machines() > 1:
+            raise ResourceError(
+                "`fetal serve` is for one machine, and this cluster has more. Unset RAY_ADDRESS, "
+                "or run `serve deploy deploy/serve.yaml`."
             )
-            application = build(config.model_dump(mode="json"))
-            ray_serve.run(application, name=_APPLICATION, route_prefix="/")
-            yield f"http://{host}:{port}"
-        except RuntimeError as error:
-            raise ResourceError(f"the endpoint did not start: {error}") from error
+        try:
+            with _behind(config, listen, Path(folder)):
+                yield listen.url
         finally:
-            ray_serve.shutdown()  # type: ignore[no-untyped-call]
+            # Other applications may run on the same cluster.
+            ray_serve.delete(_APPLICATION)
+
+
+@contextmanager
+def _behind(config: ServeConfig, listen: FrontConfig, folder: Path) -> Iterator[None]:
+    """HAProxy, or Ray Serve's own proxy where there is none, and replicas behind it."""
+    program, http = haproxy(), config.http
+    if program is None:
+        if listen.certificate is not None:
+            raise ConfigError(
+                "TLS needs HAProxy, which is not installed. Install it, or leave --tls."
+            )
+        _start(config, listen)
+        yield
+        return
+    config = config.model_copy(update={"sockets": str(folder)})
+    _start(config, None)
+    with front(program, listen, folder, slots(config), http.body_timeout_s, http.timeout_s):
+        yield
+
+
+def _start(config: ServeConfig, listen: FrontConfig | None) -> None:
+    """Deploy the replicas, behind Ray Serve's own proxy where it is to listen.
+
+    Raises:
+        ResourceError: no replica became ready.
+    """
+    options = HTTPOptions(host=listen.host, port=listen.port) if listen else None
+    where = ProxyLocation.HeadOnly if listen else ProxyLocation.Disabled
+    try:
+        ray_serve.start(proxy_location=where, http_options=options, logging_config=_LOGGING)
+        application = build(config.model_dump(mode="json"))
+        ray_serve.run(application, name=_APPLICATION, route_prefix="/" if listen else None)
+    except RuntimeError as error:
+        raise ResourceError(f"the endpoint did not start: {error}") from error
 
 
 def _absolute(model: str) -> str:
@@ -80,6 +116,8 @@ class ServeArgs:
     """Compute threads of a replica; 0 shares out the cores."""
     replicas: int = 1
     """Processes that answer."""
+    tls: str | None = None
+    """PEM file with certificate, chain and private key: serves HTTPS."""
     keys: str | None = None
     """File of API keys (`fetal key create`); requests then need one."""
     http: HttpSettings = field(default_factory=HttpSettings)
@@ -107,15 +145,31 @@ def main(argv: Sequence[str]) -> None:
         replicas=args.replicas,
         http=http,
     )
-    started = time.monotonic()
-    stop = threading.Event()
-    with serving(config, args.host, args.port) as address:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, lambda *_: stop.set())
-        say(f"serving {args.model} at {address} after {time.monotonic() - started:.0f} s")
-        say(f"try it in a browser, or: curl --data-binary @IMAGE.png {address}/v1/predict")
-        stop.wait()
+    listen = FrontConfig(host=args.host, port=args.port, certificate=args.tls)
+    find_model(config)
+    started_s = time.monotonic()
+    with connected(), suppress(KeyboardInterrupt):
+        _interrupted_once()
+        with serving(config, listen) as address:
+            say(f"serving {args.model} at {address} after {time.monotonic() - started_s:.0f} s")
+            say(f"try it in a browser, or: curl --data-binary @IMAGE.png {address}/v1/predict")
+            signal.pause()
     say("stopped")
+
+
+def _interrupted_once() -> None:
+    """Let a signal end the command in order; those after it must not disturb the end.
+
+    Ray's own handlers, set when it connects, are replaced.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ray import serve
 
@@ -19,9 +20,13 @@ from ray_jobs.http_settings import HttpSettings
 from ray_jobs.inference import Inference
 from ray_jobs.served import ServedModel, load_served
 
+if TYPE_CHECKING:  # needs POSIX
+    from ray_jobs.listener import Listener
+
 logger = logging.getLogger(__name__)
 
 _POLL_S = 1.0
+_HEALTH_S = 1.0
 _TRY_AGAIN_S = 30.0  # a version that was refused may have been mended
 
 
@@ -35,6 +40,8 @@ class ServeConfig(Config):
         threads: of the engine; 0 leaves the choice to it.
         replicas: processes that answer.
         http: limits, queue and batches.
+        sockets: folder in which each replica listens on a socket of its own, for a front on the
+            same machine; None where Ray Serve's proxies bring the requests.
     """
 
     model: str
@@ -43,6 +50,12 @@ class ServeConfig(Config):
     threads: int = 0
     replicas: int = 1
     http: HttpSettings = HttpSettings()
+    sockets: str | None = None
+
+
+def slots(config: ServeConfig) -> int:
+    """Number of sockets: a replica may start before the one that it replaces has ended."""
+    return 2 * config.replicas
 
 
 class Found(NamedTuple):
@@ -102,15 +115,33 @@ class Planes:
         self._refused: Found | None = None
         self._try_again_s = 0.0
         self._follower: asyncio.Task[None] | None = None
+        self._listener: Listener | None = None
+        if self._config.sockets is not None:
+            from ray_jobs.listener import Listener
+
+            self._listener = Listener(
+                create_app(self._inference, self._config.http),
+                Path(self._config.sockets),
+                slots(self._config),
+                self._follow,
+                self._config.http,
+            )
 
     def __serve_build_asgi_app__(self) -> Any:
         self._follower = asyncio.get_running_loop().create_task(self._follow())
         return create_app(self._inference, self._config.http)
 
+    def __del__(self) -> None:
+        """Ray Serve calls it when the replica is to end."""
+        if (listener := getattr(self, "_listener", None)) is not None:
+            listener.close()
+
     def check_health(self) -> None:
         """Ray Serve replaces a replica for which this raises."""
         if self._follower is not None and self._follower.done():
             raise RuntimeError("the replica no longer follows its alias")
+        if self._listener is not None and not self._listener.alive:
+            raise RuntimeError("the replica no longer listens")
 
     async def _follow(self) -> None:
         """Exchange the model when its alias has moved; one that cannot be used is passed over."""
@@ -141,15 +172,16 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     """The application of ``serve deploy``: the fields of ``ServeConfig`` are its arguments."""
     config = parse(ServeConfig, arguments, "the application's arguments")
     queue = config.http.queue_size
+    replica = Planes if config.sockets is not None else serve.ingress()(Planes)
     deployment: Any = serve.deployment(
-        serve.ingress()(Planes),
+        replica,
         name="planes",
         num_replicas=config.replicas,
         ray_actor_options={"num_cpus": 1},
         # The replica answers 429 itself when its queue is full: Ray Serve must not hold back.
         max_ongoing_requests=2 * queue,
         max_queued_requests=queue,
-        health_check_period_s=5,
+        health_check_period_s=_HEALTH_S,
         graceful_shutdown_timeout_s=config.http.timeout_s,
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )

@@ -15,13 +15,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
-from pydantic import PositiveFloat, PositiveInt
 
-from fetal_core.config import Config, parse
+from fetal_core.config import parse
 from fetal_core.errors import ConfigError, ImageError
 from fetal_core.images import probe
 from fetal_core.smoothing import SmoothingConfig
-from ray_jobs.http_settings import MIB, HttpSettings
+from ray_jobs.http_settings import HttpSettings, StreamSettings
 from ray_jobs.inference import FileAnswer, Inference
 from ray_jobs.problems import ProblemError, problem_of
 from ray_jobs.stream_messages import (
@@ -46,29 +45,10 @@ SUBPROTOCOL = "fetal.stream.v1"
 _CONTROL_BYTES = 4096
 
 
-class StreamSettings(Config):
-    """How much a stream may take.
-
-    Attributes:
-        max_streams: open at a time in one process.
-        max_frame_bytes: of one message; the server's own limit (uvicorn's ``ws_max_size``) is to
-            be no less, or it closes the connection without saying why.
-        idle_s: without any message, after which the stream is closed.
-        send_s: in which the client must take an answer.
-    """
-
-    max_streams: PositiveInt = 8
-    max_frame_bytes: PositiveInt = 16 * MIB
-    idle_s: PositiveFloat = 60.0
-    send_s: PositiveFloat = 10.0
-
-
-def router(
-    inference: Inference, settings: HttpSettings, limits: StreamSettings | None = None
-) -> APIRouter:
+def router(inference: Inference, settings: HttpSettings) -> APIRouter:
     """The route ``WS /v1/stream``; keys are checked before it, at the handshake."""
     routes = APIRouter()
-    limits = limits or StreamSettings()
+    limits = settings.stream
     open_streams: set[_Stream] = set()
 
     @routes.websocket("/v1/stream")

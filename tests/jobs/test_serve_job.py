@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cohorts import kill, run, start
 from fetal_core.bundle import Bundle, read_info, write_info
 from fetal_core.predict import Predictor
 from fetal_core.registry import Registry
+from ray_jobs.front import FrontConfig
 from ray_jobs.serve import serving
 from ray_jobs.serve_app import ServeConfig
 from ray_jobs.train import TrainOutcome
@@ -61,7 +63,7 @@ def registry(trained: TrainOutcome, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def address(cluster: None, registry: Registry) -> Iterator[str]:
     config = ServeConfig(model="planes@champion", registry=registry.uri, engine="torch", threads=1)
-    with serving(config, "127.0.0.1", free_port()) as found:
+    with serving(config, FrontConfig(port=free_port())) as found:
         yield found
 
 
@@ -133,12 +135,11 @@ def test_a_promoted_version_serves_without_a_failed_request(
 def test_a_version_that_cannot_be_used_is_passed_over(
     address: str, registry: Registry, trained: TrainOutcome, tmp_path: Path, cohort: Path
 ) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(trained.run.bundle_uri, broken)
-    write_info(str(broken), read_info(str(broken)).model_copy(update={"temperature": 2.0}))
-    weights = broken / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    version = registry.register(str(broken), "planes")
+    broken = Bundle.load(trained.run.bundle_uri)
+    with torch.no_grad():
+        next(broken.model.parameters()).fill_(float("nan"))
+    broken.save(str(tmp_path / "broken"))
+    version = registry.register(str(tmp_path / "broken"), "planes")
     serving_now = get(f"{address}/v1/model")[1]["version"]
     registry.promote("planes", version, "champion")
     try:

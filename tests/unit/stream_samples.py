@@ -21,9 +21,9 @@ from data_samples import encode, texture
 from fetal_core.engine import Engine
 from fetal_core.predict import Predictor
 from live_server import serving, toy_model
-from ray_jobs.http_settings import HttpSettings
+from ray_jobs.http_settings import HttpSettings, StreamSettings
 from ray_jobs.inference import Inference
-from ray_jobs.stream import StreamSettings, router
+from ray_jobs.stream import router
 from ray_jobs.stream_messages import Frame
 
 T = TypeVar("T")
@@ -51,11 +51,11 @@ def run(
     **limits: Any,
 ) -> T:
     """Run a test against a server of its own, by default with nothing but the stream."""
-    http = http or HttpSettings()
+    http = (http or HttpSettings()).model_copy(update={"stream": StreamSettings(**limits)})
     inference = Inference(http, toy_model(BUNDLE, engine))
     if make_app is None:
         app = FastAPI()
-        app.include_router(router(inference, http, StreamSettings(**limits)))
+        app.include_router(router(inference, http))
     else:
         app = make_app(inference, http)
 

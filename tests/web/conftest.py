@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,10 +13,10 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, Route, sync_playwright
 
 from fake_api import FakeServer, fake_server
+from opening import OpenPage
 from real_app import real_app
 
 ROOT = Path(__file__).resolve().parents[2]
-OpenPage = Callable[..., Page]
 
 _WATCH = """addEventListener("securitypolicyviolation", (event) =>
   console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));"""

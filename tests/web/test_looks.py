@@ -11,9 +11,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from conftest import OpenPage
 from fake_api import OPENAPI, STATIC, FakeServer
 from fetal_core.explain import PALETTE
+from opening import OpenPage
 from pictures import dicom, encoded, picture
 
 pytestmark = pytest.mark.web

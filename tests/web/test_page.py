@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from conftest import OpenPage
 from fake_api import CARD, CLASSES, FakeServer
+from opening import OpenPage
 from pictures import dicom, encoded, picture, tiff
 
 pytestmark = pytest.mark.web
