@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", help="name of one contender")
-    parser.add_argument("ours", nargs="*", help="flags for fetal serve, after --")
+    parser.add_argument("--flags", default="", help="of fetal serve, in one word")
     args = parser.parse_args()
     images = sorted(args.images.resolve().glob("*.png"))
     with tempfile.TemporaryDirectory(prefix="bench-serve-") as name:
@@ -141,7 +141,7 @@ def main() -> None:
         for _round in range(args.rounds):
             limits.append(ceiling(args.images.resolve(), bundle, args.peers or sys.executable, 5))
             print(f"ceiling: {limits[-1]:.1f} images/s", flush=True)
-            for contender in contenders(bundle, args.peers, args.ours):
+            for contender in contenders(bundle, args.peers, args.flags.split()):
                 if args.only not in (None, contender.name):
                     continue
                 with running(contender, bundle, images, folder) as url:

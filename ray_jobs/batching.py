@@ -1,11 +1,11 @@
-"""One thread that runs engines on batches of whatever images are waiting."""
+"""Threads that run engines on batches of whatever images are waiting."""
 
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +26,25 @@ class Runnable(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Engines:
+    """One network, compiled for one call at a time and perhaps for several at once.
+
+    Threads that share one call wait for each other, and with them the processor where others
+    decode; calls with a thread each do not, but each takes longer. So the first is for a request
+    that is alone, the second for many.
+
+    Attributes:
+        alone: all threads work on one call.
+        lanes: takes ``streams`` calls at once; None where ``alone`` is to do all.
+        streams: number of calls.
+    """
+
+    alone: Runnable
+    lanes: Runnable | None = None
+    streams: int = 1
+
+
 @dataclass(frozen=True)
 class Scored:
     """The engine's answer to one submission.
@@ -43,7 +62,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class _Job:
-    engine: Runnable
+    engines: Engines
     images: Sequence[Images]
     future: asyncio.Future[Scored]
     loop: asyncio.AbstractEventLoop
@@ -51,76 +70,131 @@ class _Job:
 
 
 class Batcher:
-    """Dynamic batching in front of a single engine thread.
+    """Dynamic batching in front of engine threads.
 
-    A batch is made of submissions for the same engine, up to ``max_batch`` images, in the order
+    A batch is made of submissions for the same engines, up to ``max_batch`` images, in the order
     of their arrival. Submissions whose future has been cancelled are passed over.
+
+    Args:
+        max_batch: images at a time.
+        wait_s: for which a batch that is not full waits for more.
+        threads: calls at a time, at most.
+        expects_more: whether submissions are on their way.
+        on_batch: told the size of each batch.
     """
 
     def __init__(
-        self, max_batch: int, wait_s: float = 0.0, on_batch: Callable[[int], None] | None = None
+        self,
+        max_batch: int,
+        wait_s: float = 0.0,
+        threads: int = 1,
+        expects_more: Callable[[], bool] = lambda: False,
+        on_batch: Callable[[int], None] = lambda images: None,
     ) -> None:
         self._max_batch = max_batch
         self._wait_s = wait_s
-        self._on_batch = on_batch or (lambda images: None)
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        self._expects_more = expects_more
+        self._on_batch = on_batch
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._running = 0
+        self._exclusive = self._closed = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"engine_{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
-        """Submissions that the engine has not begun, about."""
-        return self._jobs.qsize()
+        """Submissions that no engine has begun."""
+        return len(self._jobs)
 
-    def submit(self, engine: Runnable, images: Sequence[Images]) -> asyncio.Future[Scored]:
+    def submit(self, engines: Engines, images: Sequence[Images]) -> asyncio.Future[Scored]:
         """Queue up to ``max_batch`` images ``(size_px, size_px)``; call it in an event loop.
 
         The future raises whatever the engine raises.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Scored] = loop.create_future()
-        self._jobs.put(_Job(engine, images, future, loop, time.perf_counter()))
+        with self._changed:
+            self._jobs.append(_Job(engines, images, future, loop, time.perf_counter()))
+            self._changed.notify_all()
         return future
 
     def close(self) -> None:
-        """Finish what is queued and end the thread."""
-        self._jobs.put(None)
-        self._thread.join()
+        """Finish what is queued and end the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
-        held: _Job | None = None
-        while (first := held or self._jobs.get()) is not None:
-            held = None
-            if not first.future.cancelled():
-                batch, held = self._collect(first)
-                self._score(batch)
-
-    def _collect(self, first: _Job) -> tuple[list[_Job], _Job | None]:
-        """The batch that begins with ``first``, and the next job where it does not belong to it."""
-        batch, images = [first], len(first.images)
-        deadline_s = time.perf_counter() + self._wait_s
-        while images < self._max_batch:
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._may_begin)
+                if not self._jobs:
+                    return
+                batch = self._collect()
+                if not batch:
+                    continue
+                engine = self._begin(batch[0].engines)
             try:
-                wait_s = deadline_s - time.perf_counter()
-                job = self._jobs.get(timeout=wait_s) if wait_s > 0 else self._jobs.get_nowait()
-            except queue.Empty:
-                break
-            if job is None:
-                self._jobs.put(None)
-                break
-            if job.future.cancelled():
-                continue
-            if job.engine is not first.engine or images + len(job.images) > self._max_batch:
-                return batch, job
-            batch.append(job)
-            images += len(job.images)
-        return batch, None
+                self._score(engine, batch)
+            finally:
+                with self._changed:
+                    self._running -= 1
+                    self._exclusive = False
+                    self._changed.notify_all()
 
-    def _score(self, batch: list[_Job]) -> None:
+    def _may_begin(self) -> bool:
+        self._pass_over_cancelled()
+        if not self._jobs:
+            return self._closed
+        return not self._exclusive and self._running < self._jobs[0].engines.streams
+
+    def _begin(self, engines: Engines) -> Runnable:
+        """The engine to run; nothing else begins before the end of one that is to be alone."""
+        busy = self._running > 0 or bool(self._jobs) or self._expects_more()
+        self._running += 1
+        if engines.lanes is not None and busy:
+            return engines.lanes
+        self._exclusive = True
+        return engines.alone
+
+    def _collect(self) -> list[_Job]:
+        """The next batch: a fair share of what waits, so that no thread is left without work."""
+        deadline_s = time.perf_counter() + self._wait_s
+        while (left_s := deadline_s - time.perf_counter()) > 0 and not self._closed:
+            if sum(len(job.images) for job in self._jobs) >= self._max_batch:
+                break
+            self._changed.wait(left_s)
+        self._pass_over_cancelled()
+        if not self._jobs:
+            return []
+        engines = self._jobs[0].engines
+        share = -(-sum(len(job.images) for job in self._jobs) // engines.streams)
+        batch: list[_Job] = []
+        images = 0
+        while self._jobs and self._jobs[0].engines is engines:
+            images += len(self._jobs[0].images)
+            if batch and images > min(share, self._max_batch):
+                break
+            batch.append(self._jobs.popleft())
+            self._pass_over_cancelled()
+        return batch
+
+    def _pass_over_cancelled(self) -> None:
+        while self._jobs and self._jobs[0].future.cancelled():
+            self._jobs.popleft()
+
+    def _score(self, engine: Runnable, batch: list[_Job]) -> None:
         started_s = time.perf_counter()
         images_NHW = np.stack([image_HW for job in batch for image_HW in job.images])
         try:
-            logits_NK = batch[0].engine.logits(images_NHW)
+            logits_NK = engine.logits(images_NHW)
         except Exception as error:
             for job in batch:
                 _deliver(job, error)

@@ -51,7 +51,7 @@ class HttpSettings(Config):
     queue_size: PositiveInt = 128
     body_timeout_s: PositiveFloat = 30.0
     timeout_s: PositiveFloat = 30.0
-    max_batch: PositiveInt = 8
+    max_batch: PositiveInt = 4
     batch_wait_ms: float = Field(default=0.0, ge=0, le=1000)
     decode_threads: PositiveInt = 2
     require_key: bool = False

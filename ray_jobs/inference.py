@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fetal_core.errors import ImageError
 from fetal_core.images import decode_frames
+from fetal_core.machine import cores
 from ray_jobs.batching import Batcher
 from ray_jobs.decoding import Chunk, overlay, prepare
 from ray_jobs.http_settings import HttpSettings
@@ -79,7 +80,11 @@ class Inference:
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
         self._explainer = ThreadPoolExecutor(1, "explain")
         self._batcher = Batcher(
-            settings.max_batch, settings.batch_wait_ms / 1000, self.metrics.batch.observe
+            settings.max_batch,
+            settings.batch_wait_ms / 1000,
+            cores(),
+            expects_more=lambda: self.pending > 1,
+            on_batch=self.metrics.batch.observe,
         )
         self._shadow = Shadow(self._batcher, self.metrics)
         if model is not None:
@@ -260,7 +265,7 @@ class Inference:
         decode_s = queue_s = engine_s = 0.0
         chunk: Chunk | None = await self._next(chunks)
         while chunk is not None:
-            scoring = self._batcher.submit(model.engine, chunk.images)
+            scoring = self._batcher.submit(model.engines, chunk.images)
             try:
                 following = None if chunk.last else await self._next(chunks)
                 scored = await scoring
@@ -284,7 +289,7 @@ class Inference:
         parts = []
         for start in range(0, len(images_NHW), step):
             scored = await self._batcher.submit(
-                model.engine, list(images_NHW[start : start + step])
+                model.engines, list(images_NHW[start : start + step])
             )
             parts.append(scored.logits_NK)
         return np.concatenate(parts)

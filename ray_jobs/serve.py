@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import signal
 import sys
 import tempfile
@@ -147,6 +148,8 @@ def main(argv: Sequence[str]) -> None:
     )
     listen = FrontConfig(host=args.host, port=args.port, certificate=args.tls)
     find_model(config)
+    # Ray runs its workers at a low priority otherwise, and answers would wait for anything else.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     started_s = time.monotonic()
     with connected(), suppress(KeyboardInterrupt):
         _interrupted_once()

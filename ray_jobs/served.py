@@ -13,6 +13,8 @@ from fetal_core.bundle import Bundle, BundleInfo, read_info
 from fetal_core.calibrate import apply_temperature
 from fetal_core.engine import Engine, open_engine
 from fetal_core.errors import ModelError
+from fetal_core.machine import cores
+from ray_jobs.batching import Engines
 
 Decision = Literal["accept", "review", "reject"]
 
@@ -22,11 +24,13 @@ class ServedModel:
     """A model that is loaded, warmed up and ready to answer.
 
     Attributes:
-        engine: runs it, for one thread at a time.
+        engine: runs it, with all threads on one call.
         info: of its bundle.
         name: under which answers name it.
         version: of that name.
         uri: of its bundle.
+        lanes: runs it with a thread for each of several calls at once, where the engine can.
+        streams: number of those calls.
     """
 
     engine: Engine
@@ -34,6 +38,13 @@ class ServedModel:
     name: str
     version: str
     uri: str
+    lanes: Engine | None = None
+    streams: int = 1
+
+    @cached_property
+    def engines(self) -> Engines:
+        """Both, for the batches."""
+        return Engines(self.engine, self.lanes, self.streams if self.lanes is not None else 1)
 
     @cached_property
     def bundle(self) -> Bundle:
@@ -79,16 +90,19 @@ def load_served(
         StorageError: a file cannot be read.
     """
     info = read_info(bundle_uri)
-    opened = open_engine(bundle_uri, engine, threads=threads)
+    opened, lanes = open_engine(bundle_uri, engine, threads=threads), None
+    if threads != 1 and opened.name != "torch":
+        lanes = open_engine(bundle_uri, opened.name, threads=threads, hint="throughput")
     size_px = info.preprocess.size_px
     ramp_1HW = np.tile(np.linspace(0, 255, size_px).astype(np.uint8), (1, size_px, 1))
-    logits_NK = opened.logits(ramp_1HW)
-    if logits_NK.shape != (1, len(info.classes)) or not np.isfinite(logits_NK).all():
-        raise ModelError(
-            f"{bundle_uri}: the model does not give one finite score for each of its "
-            f"{len(info.classes)} classes. Train or export it again."
-        )
-    return ServedModel(opened, info, name, version, bundle_uri)
+    for each in (opened, lanes or opened):
+        logits_NK = each.logits(ramp_1HW)
+        if logits_NK.shape != (1, len(info.classes)) or not np.isfinite(logits_NK).all():
+            raise ModelError(
+                f"{bundle_uri}: the model does not give one finite score for each of its "
+                f"{len(info.classes)} classes. Train or export it again."
+            )
+    return ServedModel(opened, info, name, version, bundle_uri, lanes, threads or cores())
 
 
 def answer_frames(

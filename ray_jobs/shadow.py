@@ -54,4 +54,4 @@ class Shadow:
                 agrees = shadow.info.classes[best] == plane
                 self._frames.labels("agrees" if agrees else "differs").inc()
 
-        self._batcher.submit(shadow.engine, images).add_done_callback(compare)
+        self._batcher.submit(shadow.engines, images).add_done_callback(compare)
