@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import ray
 import ray.data
 
 from cohorts import recipe, write_textures
+from fetal_core.bundle import read_info, write_info
 from fetal_core.phantom import PhantomConfig, write_cohort
 from fetal_core.recipe import Recipe
+from fetal_core.registry import Registry
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.prepare import PrepareOutcome, prepare
 from ray_jobs.train import TrainOutcome, train
@@ -80,3 +83,17 @@ def trained(
     """An uninterrupted run of ``small_recipe`` with one worker."""
     run = tmp_path_factory.mktemp("runs") / "whole"
     return train(prepared.prepared.uri, str(run), small_recipe, ClusterConfig(), lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def registry(trained: TrainOutcome, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """Two versions of a model, of which the second is less sure of itself; the first serves."""
+    folder = tmp_path_factory.mktemp("registry")
+    found = Registry(str(folder / "registry"))
+    found.register(trained.run.bundle_uri, "planes")
+    second = folder / "second"
+    shutil.copytree(trained.run.bundle_uri, second)
+    write_info(str(second), read_info(str(second)).model_copy(update={"temperature": 4.0}))
+    found.register(str(second), "planes")
+    found.promote("planes", 1, "champion")
+    return found

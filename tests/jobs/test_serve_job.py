@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
-import socket
 import threading
 import time
 import urllib.error
@@ -17,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from cohorts import kill, run, start
-from fetal_core.bundle import Bundle, read_info, write_info
+from cohorts import free_port, kill, run, start
+from fetal_core.bundle import Bundle
 from fetal_core.predict import Predictor
 from fetal_core.registry import Registry
 from ray_jobs.front import FrontConfig
@@ -29,13 +27,6 @@ from ray_jobs.train import TrainOutcome
 pytestmark = pytest.mark.ray
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
 def get(url: str, data: bytes | None = None) -> tuple[int, Any]:
     headers = {"Content-Type": "application/octet-stream"} if data is not None else {}
     request = urllib.request.Request(url, data, headers)
@@ -44,20 +35,6 @@ def get(url: str, data: bytes | None = None) -> tuple[int, Any]:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
-
-
-@pytest.fixture(scope="module")
-def registry(trained: TrainOutcome, tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """Two versions of a model, of which the second is less sure of itself; the first serves."""
-    folder = tmp_path_factory.mktemp("registry")
-    found = Registry(str(folder / "registry"))
-    found.register(trained.run.bundle_uri, "planes")
-    second = folder / "second"
-    shutil.copytree(trained.run.bundle_uri, second)
-    write_info(str(second), read_info(str(second)).model_copy(update={"temperature": 4.0}))
-    found.register(str(second), "planes")
-    found.promote("planes", 1, "champion")
-    return found
 
 
 @pytest.fixture(scope="module")

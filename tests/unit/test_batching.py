@@ -1,0 +1,151 @@
+"""Which engine runs what: alone with all threads, or side by side with one each."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_jobs.batching import Batcher, Engines, Scored
+
+PATIENCE_S = 20
+
+
+class Lane:
+    """Gives each image its mean; may hold its calls until as many run at once as a test wants."""
+
+    def __init__(self, together: int = 1) -> None:
+        self.batches: list[int] = []
+        self._barrier = threading.Barrier(together)
+
+    def logits(self, images_NHW: np.ndarray) -> np.ndarray:
+        self._barrier.wait(PATIENCE_S)
+        self.batches.append(len(images_NHW))
+        means_N1 = images_NHW.reshape(len(images_NHW), -1).mean(axis=1, keepdims=True)
+        return means_N1.astype(np.float32)
+
+
+def image(value: int) -> np.ndarray:
+    return np.full((4, 4), value, np.uint8)
+
+
+def run(batcher: Batcher, work: Coroutine[Any, Any, Any]) -> Any:
+    async def in_time() -> Any:
+        async with asyncio.timeout(PATIENCE_S):
+            return await work
+
+    try:
+        return asyncio.run(in_time())
+    finally:
+        batcher.close()
+
+
+def test_a_submission_that_is_alone_gets_all_threads() -> None:
+    alone, lanes = Lane(), Lane()
+    engines = Engines(alone, lanes, streams=2)
+    batcher = Batcher(4, threads=2)
+
+    async def one_after_the_other() -> None:
+        for value in range(3):
+            scored: Scored = await batcher.submit(engines, [image(value)])
+            assert scored.logits_NK.tolist() == [[value]]
+
+    run(batcher, one_after_the_other())
+    assert (alone.batches, lanes.batches) == ([1, 1, 1], [])
+
+
+def test_many_run_side_by_side_in_equal_shares() -> None:
+    alone, lanes = Lane(), Lane(together=2)
+    engines = Engines(alone, lanes, streams=2)
+    batcher = Batcher(4, threads=2, expects_more=lambda: True)
+
+    async def at_once() -> None:
+        found = await asyncio.gather(*(batcher.submit(engines, [image(i)]) for i in range(8)))
+        assert [scored.logits_NK.item() for scored in found] == list(range(8))
+
+    run(batcher, at_once())
+    assert alone.batches == []
+    assert sum(lanes.batches) == 8
+    assert max(lanes.batches) <= 4
+
+
+def test_nothing_begins_beside_a_call_that_has_all_threads() -> None:
+    class Watched(Lane):
+        def logits(self, images_NHW: np.ndarray) -> np.ndarray:
+            assert not running, "another call runs"
+            running.append(1)
+            try:
+                begun.set()
+                assert go.wait(PATIENCE_S)
+                return super().logits(images_NHW)
+            finally:
+                running.clear()
+
+    running: list[int] = []
+    begun, go = threading.Event(), threading.Event()
+    engines = Engines(Watched(), Watched(), streams=1)
+    batcher = Batcher(1, threads=3)
+
+    async def crowd() -> None:
+        first = batcher.submit(engines, [image(1)])
+        await asyncio.to_thread(begun.wait, PATIENCE_S)
+        others = [batcher.submit(engines, [image(2)]) for _ in range(5)]
+        assert batcher.waiting == 5
+        go.set()
+        await asyncio.gather(first, *others)
+
+    run(batcher, crowd())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 3), min_size=1, max_size=25),
+    cancelled=st.sets(st.integers(0, 24)),
+    models=st.lists(st.integers(0, 1), min_size=25, max_size=25),
+    threads=st.integers(1, 3),
+    max_batch=st.integers(3, 6),
+)
+def test_everybody_gets_their_own_answer_once(
+    sizes: list[int], cancelled: set[int], models: list[int], threads: int, max_batch: int
+) -> None:
+    engines = [Engines(Lane(), Lane(), streams=threads) for _ in range(2)]
+    batcher = Batcher(max_batch, threads=threads)
+
+    async def crowd() -> None:
+        futures = [
+            batcher.submit(engines[models[number]], [image(number)] * size)
+            for number, size in enumerate(sizes)
+        ]
+        for number in cancelled & set(range(len(sizes))):
+            futures[number].cancel()
+        for number, future in enumerate(futures):
+            if not future.cancelled():
+                assert (await future).logits_NK.tolist() == [[number]] * sizes[number]
+
+    run(batcher, crowd())
+    ran = [size for pair in engines for lane in (pair.alone, pair.lanes) for size in lane.batches]
+    assert all(size <= max_batch for size in ran)
+    kept = [size for number, size in enumerate(sizes) if number not in cancelled]
+    assert sum(kept) <= sum(ran) <= sum(sizes)
+
+
+def test_what_an_engine_raises_reaches_who_asked() -> None:
+    class Broken(Lane):
+        def logits(self, images_NHW: np.ndarray) -> np.ndarray:
+            raise ArithmeticError("no")
+
+    batcher = Batcher(2)
+
+    async def ask() -> None:
+        with pytest.raises(ArithmeticError):
+            await batcher.submit(Engines(Broken()), [image(0)])
+        good = await batcher.submit(Engines(Lane()), [image(7)])
+        assert good.logits_NK.item() == 7
+
+    run(batcher, ask())
