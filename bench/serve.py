@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from bench.serving.load import Figures, bodies, post, wait_for
 from bench.serving.model import write_bundle
+from ray_jobs.front import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 CONNECTIONS = (1, 4, 16, 64)
@@ -57,9 +57,7 @@ def contenders(bundle: str, peers: str | None, extra: list[str]) -> list[Contend
 @contextmanager
 def running(contender: Contender, bundle: str, images: list[Path], folder: Path) -> Iterator[str]:
     """The contender's address, once it has answered."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     silent = {"BENTOML_DO_NOT_TRACK": "True", "DO_NOT_TRACK": "1"}
     environment = os.environ | silent | {"BENCH_BUNDLE": bundle, "BENCH_PORT": port}
     log = folder / f"{contender.name}.log"

@@ -90,6 +90,14 @@ class FrontConfig(Config):
         return f"http{'s' if self.certificate else ''}://{host}:{self.port}"
 
 
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
 def haproxy() -> str | None:
     """The program, which comes with ``ray[serve]`` on Linux; None where there is none."""
     try:

@@ -117,6 +117,8 @@ class ServeArgs:
     """Compute threads of a replica; 0 shares out the cores."""
     replicas: int = 1
     """Processes that answer."""
+    gpus: float = 0
+    """GPUs of each replica, on which torch then runs the model."""
     tls: str | None = None
     """PEM file with certificate, chain and private key: serves HTTPS."""
     keys: str | None = None
@@ -144,6 +146,7 @@ def main(argv: Sequence[str]) -> None:
         engine=args.engine,
         threads=threads,
         replicas=args.replicas,
+        gpus=args.gpus,
         http=http,
     )
     listen = FrontConfig(host=args.host, port=args.port, certificate=args.tls)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from ray import serve
 
 from fetal_core import storage
@@ -39,6 +40,7 @@ class ServeConfig(Config):
         engine: as for ``fetal_core.engine.open_engine``.
         threads: of the engine; 0 leaves the choice to it.
         replicas: processes that answer.
+        gpus: of each replica, on which torch then runs the model.
         http: limits, queue and batches.
         sockets: folder in which each replica listens on a socket of its own, for a front on the
             same machine; None where Ray Serve's proxies bring the requests.
@@ -47,8 +49,9 @@ class ServeConfig(Config):
     model: str
     registry: str = "registry"
     engine: str = "auto"
-    threads: int = 0
-    replicas: int = 1
+    threads: NonNegativeInt = 0
+    replicas: PositiveInt = 1
+    gpus: NonNegativeFloat = 0
     http: HttpSettings = HttpSettings()
     sockets: str | None = None
 
@@ -97,7 +100,8 @@ def load(config: ServeConfig, found: Found) -> ServedModel:
     """
     if found.number is not None:
         Registry(config.registry).verify(found.name, found.number)
-    return load_served(found.uri, found.name, found.version, config.engine, config.threads)
+    device = "cuda" if config.gpus else "cpu"
+    return load_served(found.uri, found.name, found.version, config.engine, config.threads, device)
 
 
 class Planes:
@@ -177,7 +181,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
         replica,
         name="planes",
         num_replicas=config.replicas,
-        ray_actor_options={"num_cpus": 1},
+        ray_actor_options={"num_cpus": 1, "num_gpus": config.gpus},
         # The replica answers 429 itself when its queue is full: Ray Serve must not hold back.
         max_ongoing_requests=2 * queue,
         max_queued_requests=queue,

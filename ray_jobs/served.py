@@ -74,7 +74,12 @@ class FrameAnswer:
 
 
 def load_served(
-    bundle_uri: str, name: str, version: str, engine: str = "auto", threads: int = 0
+    bundle_uri: str,
+    name: str,
+    version: str,
+    engine: str = "auto",
+    threads: int = 0,
+    device: str = "cpu",
 ) -> ServedModel:
     """Open a bundle's engine and run it once.
 
@@ -84,13 +89,14 @@ def load_served(
         version: of that name.
         engine: as for :func:`fetal_core.engine.open_engine`.
         threads: of the engine; 0 leaves the choice to it.
+        device: ``cpu``, or torch's name of a GPU.
 
     Raises:
         ModelError: the bundle or its engine cannot be used, or does not give finite scores.
         StorageError: a file cannot be read.
     """
     info = read_info(bundle_uri)
-    opened, lanes = open_engine(bundle_uri, engine, threads=threads), None
+    opened, lanes = open_engine(bundle_uri, engine, device, threads), None
     if threads != 1 and opened.name != "torch":
         lanes = open_engine(bundle_uri, opened.name, threads=threads, hint="throughput")
     size_px = info.preprocess.size_px

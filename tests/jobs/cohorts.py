@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -74,14 +73,6 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
         nested = isinstance(value, Mapping)
         found += _leaves(value, f"{prefix}{key}.") if nested else [(prefix + key, value)]
     return found
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def start(command: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from cohorts import free_port, kill, run, start
+from cohorts import kill, run, start
 from fetal_core.bundle import Bundle
 from fetal_core.predict import Predictor
 from fetal_core.registry import Registry
-from ray_jobs.front import FrontConfig
+from ray_jobs.front import FrontConfig, free_port
 from ray_jobs.serve import serving
 from ray_jobs.serve_app import ServeConfig
 from ray_jobs.train import TrainOutcome

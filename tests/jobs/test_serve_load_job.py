@@ -20,9 +20,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cohorts import free_port
 from fetal_core.registry import Registry
-from ray_jobs.front import FrontConfig
+from ray_jobs.front import FrontConfig, free_port
 from ray_jobs.serve import serving
 from ray_jobs.serve_app import ServeConfig
 

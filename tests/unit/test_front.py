@@ -24,18 +24,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ray_jobs.cluster import ResourceError
-from ray_jobs.front import REPLAYED_BYTES, FrontConfig, front, haproxy
+from ray_jobs.front import REPLAYED_BYTES, FrontConfig, free_port, front, haproxy
 
 PROGRAM = haproxy()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="HAProxy is not installed")
 REPLICA = Path(__file__).with_name("replica_process.py")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 @contextmanager
