@@ -23,9 +23,10 @@ from fetal_core.machine import cores
 from ray_jobs.cluster import ResourceError, connected, machines
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say
+from ray_jobs.following import find_model
 from ray_jobs.front import FrontConfig, front, haproxy
 from ray_jobs.http_settings import HttpSettings
-from ray_jobs.serve_app import ServeConfig, build, find_model, slots
+from ray_jobs.serve_app import ServeConfig, build, slots
 
 _APPLICATION = "planes"
 _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
@@ -44,9 +45,12 @@ def serving(config: ServeConfig, listen: FrontConfig) -> Iterator[str]:
     """
     # Absolute, since replicas have working directories of their own.
     config = config.model_copy(
-        update={"model": _absolute(config.model), "registry": storage.absolute(config.registry)}
+        update={
+            "model": _absolute(config.model),
+            "shadow": _absolute(config.shadow) if config.shadow is not None else None,
+            "registry": storage.absolute(config.registry),
+        }
     )
-    find_model(config)
     with connected(), tempfile.TemporaryDirectory(prefix="fetal-serve-") as folder:
         if machines() > 1:
             raise ResourceError(
@@ -121,6 +125,9 @@ class ServeArgs:
     """GPUs of each replica, on which torch then runs the model."""
     tls: str | None = None
     """PEM file with certificate, chain and private key: serves HTTPS."""
+    shadow: str | None = None
+    """A second model, named likewise: it gets a copy of the frames, and /metrics counts where it
+    disagrees."""
     keys: str | None = None
     """File of API keys (`fetal key create`); requests then need one."""
     http: HttpSettings = field(default_factory=HttpSettings)
@@ -147,10 +154,13 @@ def main(argv: Sequence[str]) -> None:
         threads=threads,
         replicas=args.replicas,
         gpus=args.gpus,
+        shadow=args.shadow,
         http=http,
     )
     listen = FrontConfig(host=args.host, port=args.port, certificate=args.tls)
-    find_model(config)
+    for model in (args.model, args.shadow):
+        if model is not None:
+            find_model(model, args.registry)
     # Ray runs its workers at a low priority otherwise, and answers would wait for anything else.
     os.environ.setdefault("RAY_worker_niceness", "0")
     started_s = time.monotonic()

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from ray import serve
 
-from fetal_core import storage
-from fetal_core.bundle import MODEL
 from fetal_core.config import Config, parse
-from fetal_core.errors import ConfigError, FetalError
 from fetal_core.registry import Registry
+from ray_jobs.following import Follower, Found
 from ray_jobs.http_api import create_app
 from ray_jobs.http_settings import HttpSettings
 from ray_jobs.inference import Inference
@@ -24,11 +21,8 @@ from ray_jobs.served import ServedModel, load_served
 if TYPE_CHECKING:  # needs POSIX
     from ray_jobs.listener import Listener
 
-logger = logging.getLogger(__name__)
-
 _POLL_S = 1.0
 _HEALTH_S = 1.0
-_TRY_AGAIN_S = 30.0  # a version that was refused may have been mended
 
 
 class ServeConfig(Config):
@@ -41,6 +35,7 @@ class ServeConfig(Config):
         threads: of the engine; 0 leaves the choice to it.
         replicas: processes that answer.
         gpus: of each replica, on which torch then runs the model.
+        shadow: another model, named likewise, that gets a copy of the frames and answers nobody.
         http: limits, queue and batches.
         sockets: folder in which each replica listens on a socket of its own, for a front on the
             same machine; None where Ray Serve's proxies bring the requests.
@@ -52,6 +47,7 @@ class ServeConfig(Config):
     threads: NonNegativeInt = 0
     replicas: PositiveInt = 1
     gpus: NonNegativeFloat = 0
+    shadow: str | None = None
     http: HttpSettings = HttpSettings()
     sockets: str | None = None
 
@@ -59,49 +55,6 @@ class ServeConfig(Config):
 def slots(config: ServeConfig) -> int:
     """Number of sockets: a replica may start before the one that it replaces has ended."""
     return 2 * config.replicas
-
-
-class Found(NamedTuple):
-    """A model that may be served; ``number`` is None for a bundle outside a registry."""
-
-    name: str
-    number: int | None
-    uri: str
-
-    @property
-    def version(self) -> str:
-        """As answers show it."""
-        return str(self.number or 0)
-
-
-def find_model(config: ServeConfig) -> Found:
-    """What is to be served now.
-
-    Raises:
-        FetalError: there is no such model.
-    """
-    if storage.exists(storage.join(config.model, MODEL)):
-        return Found(storage.name(config.model), None, config.model)
-    name, at, alias = config.model.partition("@")
-    if not storage.exists(config.registry):
-        raise ConfigError(
-            f"{config.model}: neither a model bundle nor, without a registry at "
-            f"{config.registry}, a registered model. Give a bundle's folder, or --registry."
-        )
-    number, uri = Registry(config.registry).resolve(name, alias if at else "champion")
-    return Found(name, number, uri)
-
-
-def load(config: ServeConfig, found: Found) -> ServedModel:
-    """A model, checked against what was registered, loaded and warmed up.
-
-    Raises:
-        FetalError: it cannot be used.
-    """
-    if found.number is not None:
-        Registry(config.registry).verify(found.name, found.number)
-    device = "cuda" if config.gpus else "cpu"
-    return load_served(found.uri, found.name, found.version, config.engine, config.threads, device)
 
 
 class Planes:
@@ -114,10 +67,11 @@ class Planes:
             config: fields of ``ServeConfig``.
         """
         self._config = parse(ServeConfig, config, "the deployment's arguments")
-        served = load(self._config, find_model(self._config))
-        self._inference = Inference(self._config.http, served)
-        self._refused: Found | None = None
-        self._try_again_s = 0.0
+        self._inference = Inference(self._config.http)
+        self._followers = [self._following(self._config.model, self._inference.swap)]
+        if self._config.shadow is not None:
+            shadowing = self._inference.set_shadow
+            self._followers.append(self._following(self._config.shadow, shadowing))
         self._follower: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
         if self._config.sockets is not None:
@@ -147,29 +101,26 @@ class Planes:
         if self._listener is not None and not self._listener.alive:
             raise RuntimeError("the replica no longer listens")
 
+    def _following(self, model: str, use: Callable[[ServedModel], None]) -> Follower:
+        """A follower whose first model is in use."""
+        follower = Follower(model, self._config.registry, self._load, use)
+        use(follower.first())
+        return follower
+
+    def _load(self, found: Found) -> ServedModel:
+        """A model, checked against what was registered, loaded and warmed up."""
+        config = self._config
+        if found.number is not None:
+            Registry(config.registry).verify(found.name, found.number)
+        device = "cuda" if config.gpus else "cpu"
+        settings = config.engine, config.threads, device
+        return load_served(found.uri, found.name, found.version, *settings)
+
     async def _follow(self) -> None:
-        """Exchange the model when its alias has moved; one that cannot be used is passed over."""
         while True:
             await asyncio.sleep(_POLL_S)
-            await self._look()
-
-    async def _look(self) -> None:
-        now, wanted = self._inference.model, None
-        try:
-            wanted = await asyncio.to_thread(find_model, self._config)
-            refused = wanted == self._refused and time.monotonic() < self._try_again_s
-            if refused or (wanted.name, wanted.version) == (now.name, now.version):
-                return
-            served = await asyncio.to_thread(load, self._config, wanted)
-        except FetalError as error:
-            # Told once, not at every look.
-            if wanted is None or wanted != self._refused:
-                logger.warning("version %s keeps serving: %s", now.version, error)
-            self._refused, self._try_again_s = wanted, time.monotonic() + _TRY_AGAIN_S
-            return
-        self._inference.swap(served)
-        self._refused = None
-        logger.info("version %s of %s serves now", served.version, served.name)
+            for follower in self._followers:
+                await follower.look()
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:

@@ -37,9 +37,21 @@ def get(url: str, data: bytes | None = None) -> tuple[int, Any]:
         return error.code, json.loads(error.read())
 
 
+def text(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        found: str = answer.read().decode()
+        return found
+
+
 @pytest.fixture(scope="module")
 def address(cluster: None, registry: Registry) -> Iterator[str]:
-    config = ServeConfig(model="planes@champion", registry=registry.uri, engine="torch", threads=1)
+    config = ServeConfig(
+        model="planes@champion",
+        shadow="planes@2",
+        registry=registry.uri,
+        engine="torch",
+        threads=1,
+    )
     with serving(config, FrontConfig(port=free_port())) as found:
         yield found
 
@@ -56,6 +68,14 @@ def test_answers_are_those_of_fetal_predict(address: str, registry: Registry, co
         assert frame["plane"] == expected.plane
         assert frame["probabilities"] == pytest.approx(expected.probabilities, abs=1e-4)
         assert found["model"] == {"name": "planes", "version": "1"}
+
+
+def test_the_shadow_gets_a_copy_of_the_frames(address: str, cohort: Path) -> None:
+    assert get(f"{address}/v1/predict", next((cohort / "images").iterdir()).read_bytes())[0] == 200
+    deadline = time.monotonic() + 30
+    while 'fetal_shadow_frames_total{outcome="agrees"}' not in text(f"{address}/metrics"):
+        assert time.monotonic() < deadline, text(f"{address}/metrics")
+        time.sleep(0.1)
 
 
 def test_state_page_and_errors(address: str) -> None:

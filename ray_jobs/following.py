@@ -1,0 +1,110 @@
+"""Models by name, and replicas that follow an alias of the registry."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fetal_core import storage
+from fetal_core.bundle import MODEL
+from fetal_core.errors import ConfigError, FetalError
+from fetal_core.registry import Registry
+from ray_jobs.served import ServedModel
+
+logger = logging.getLogger(__name__)
+
+_TRY_AGAIN_S = 30.0  # a version that was refused may have been mended
+
+
+class Found(NamedTuple):
+    """A model that may be served; ``number`` is None for a bundle outside a registry."""
+
+    name: str
+    number: int | None
+    uri: str
+
+    @property
+    def version(self) -> str:
+        """As answers show it."""
+        return str(self.number or 0)
+
+
+def find_model(model: str, registry: str) -> Found:
+    """What a bundle's folder, or ``NAME@ALIAS`` of a registry, stands for now.
+
+    Raises:
+        FetalError: there is no such model.
+    """
+    if storage.exists(storage.join(model, MODEL)):
+        return Found(storage.name(model), None, model)
+    name, at, alias = model.partition("@")
+    if not storage.exists(registry):
+        raise ConfigError(
+            f"{model}: neither a model bundle nor, without a registry at "
+            f"{registry}, a registered model. Give a bundle's folder, or --registry."
+        )
+    number, uri = Registry(registry).resolve(name, alias if at else "champion")
+    return Found(name, number, uri)
+
+
+class Follower:
+    """Loads what a name stands for, again and again.
+
+    Args:
+        model: as for :func:`find_model`.
+        registry: likewise.
+        load: makes a model ready to answer; raises FetalError where it cannot be used.
+        use: given each model that was loaded after the first.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        registry: str,
+        load: Callable[[Found], ServedModel],
+        use: Callable[[ServedModel], None],
+    ) -> None:
+        self._model, self._registry = model, registry
+        self._load, self._use = load, use
+        self._now: Found | None = None
+        self._refused: Found | None = None
+        self._try_again_s = 0.0
+
+    def first(self) -> ServedModel:
+        """The model to begin with.
+
+        Raises:
+            FetalError: there is none, or it cannot be used.
+        """
+        found = self._find()
+        served = self._load(found)
+        self._now = found
+        return served
+
+    async def look(self) -> None:
+        """Exchange the model if its name stands for another one by now.
+
+        One that cannot be used is passed over, and tried again later: it may have been mended.
+        """
+        wanted: Found | None = None
+        try:
+            wanted = await asyncio.to_thread(self._find)
+            refused = wanted == self._refused and time.monotonic() < self._try_again_s
+            if refused or wanted == self._now:
+                return
+            served = await asyncio.to_thread(self._load, wanted)
+        except FetalError as error:
+            # Told once, not at every look.
+            if wanted is None or wanted != self._refused:
+                logger.warning("%s: what served before goes on: %s", self._model, error)
+            self._refused, self._try_again_s = wanted, time.monotonic() + _TRY_AGAIN_S
+            return
+        self._use(served)
+        self._now, self._refused = wanted, None
+        logger.info("%s: version %s serves now", self._model, served.version)
+
+    def _find(self) -> Found:
+        return find_model(self._model, self._registry)
