@@ -11,9 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
+from fetal_core import storage
 from fetal_core.config import Config, digest, merge, nearest, parse
 from fetal_core.errors import ConfigError
 from fetal_core.fit_config import FitConfig
+from fetal_core.model import NAMED_WEIGHTS
 from fetal_core.recipe import Recipe
 
 Value = bool | int | float | str
@@ -136,11 +138,13 @@ class Candidate:
     """Settings of one trial.
 
     Attributes:
-        assignment: values by dotted name, where they are not the recipe's.
+        assignment: values by dotted name, where they are not the sweep's.
+        recipe: all settings.
         arm: name of its arm, None in a sweep without arms.
     """
 
     assignment: Assignment
+    recipe: Recipe
     arm: str | None = None
 
 
@@ -223,13 +227,13 @@ def candidates(search: SearchConfig, recipe: Recipe) -> list[Candidate]:
     found: dict[str, Candidate] = {}
     faults: list[str] = []
     wanted = search.trials if search.algorithm == "random" else None
-    for candidate in _stream(search):
+    for assignment, arm in _stream(search):
         try:
-            key = digest([candidate.arm, assign(recipe, candidate.assignment).digest()])
+            candidate = Candidate(assignment, assign(recipe, assignment), arm)
         except ConfigError as error:
             faults.append(str(error))
             continue
-        found.setdefault(key, candidate)
+        found.setdefault(digest([arm, candidate.recipe.digest()]), candidate)
         if len(found) == wanted:
             break
     if faults:
@@ -237,18 +241,18 @@ def candidates(search: SearchConfig, recipe: Recipe) -> list[Candidate]:
     return list(found.values())
 
 
-def _stream(search: SearchConfig) -> Iterator[Candidate]:
+def _stream(search: SearchConfig) -> Iterator[tuple[Assignment, str | None]]:
     if search.include_default and not search.arms:
-        yield Candidate({})
+        yield {}, None
     if search.algorithm == "random":
         for draw in range(search.trials * _DRAWS):
-            yield Candidate(_drawn(search.space, np.random.default_rng([search.seed, draw])))
+            yield _drawn(search.space, np.random.default_rng([search.seed, draw])), None
     elif not search.arms:
-        yield from map(Candidate, _combinations(search.space, {}))
+        yield from ((assignment, None) for assignment in _combinations(search.space, {}))
     for name, arm in search.arms.items():
         space = {**search.space, **arm.space}
         for assignment in _combinations(space, arm.settings):
-            yield Candidate(assignment, name)
+            yield assignment, name
 
 
 def _drawn(space: Mapping[str, Parameter], generator: np.random.Generator) -> Assignment:
@@ -340,6 +344,10 @@ def _value_faults(
         if table in Recipe.model_fields:
             return [f"{table} belongs to the prepared cohort; searched can be {', '.join(tables)}"]
         return [f"no such setting{nearest(table, tables) or '.'} Known: {', '.join(tables)}"]
+    if name == "model.weights" and value not in NAMED_WEIGHTS:
+        whole = storage.absolute(str(value))
+        if value != whole:
+            return [f"{value}: trials have working directories of their own; give {whole}"]
     try:
         assign(recipe, {**conditions, name: value})
     except ConfigError as error:

@@ -13,7 +13,6 @@ from fetal_core.config import parse
 from fetal_core.errors import ConfigError
 from fetal_core.recipe import Recipe
 from fetal_core.search import (
-    Candidate,
     Parameter,
     SearchConfig,
     assign,
@@ -58,7 +57,7 @@ def test_the_same_search_gives_the_same_trials_and_more_trials_begin_with_them()
     assert candidates(search(trials=8, seed=3), RECIPE) == first
     assert candidates(search(trials=20, seed=3), RECIPE)[:8] == first
     assert candidates(search(trials=8, seed=4), RECIPE)[1:] != first[1:]
-    assert first[0] == Candidate({})
+    assert (first[0].assignment, first[0].recipe) == ({}, RECIPE)
 
 
 def test_an_inactive_parameter_does_not_shift_the_other_draws() -> None:
@@ -135,6 +134,7 @@ def test_assign_changes_what_is_named_and_nothing_else() -> None:
         ({"optim.name": {"choice": ["sgd", "rmsprop"]}}, {}, "rmsprop"),
         ({"split.test": {"choice": [0.1]}}, {}, "belongs to the prepared cohort"),
         ({"evaluate.resamples": {"choice": [100]}}, {}, "belongs to the prepared cohort"),
+        ({"model.weights": {"choice": ["none", "own.pth"]}}, {}, "own.pth: .*; give /.*/own.pth"),
         ({"optim.lr": {"uniform": [0.1, 1]}}, {"algorithm": "grid"}, "needs a list of values"),
         (
             {"optim.momentum": {"choice": [0.5], "when": {"optim.name": "sgd"}}},
