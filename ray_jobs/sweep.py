@@ -14,7 +14,7 @@ from fetal_core.errors import ConfigError, StaleInputError, StorageError
 from fetal_core.recipe import Recipe
 from fetal_core.runlog import training_history
 from fetal_core.search import Candidate, SearchConfig
-from fetal_core.study import StudyConfig
+from fetal_core.study_config import StudyConfig
 from fetal_core.trials import Status, Trial, ranked
 from ray_jobs.job import Job
 from ray_jobs.workspace import CHECKPOINTS, RECIPE, Prepared, Run

@@ -18,8 +18,9 @@ from ray.tune.schedulers import TrialScheduler
 from fetal_core import storage
 from fetal_core.config import merge, parse
 from fetal_core.errors import ConfigError
-from fetal_core.search import Candidate, candidates, check_search
-from fetal_core.study import check_study
+from fetal_core.search import Candidate, candidates
+from fetal_core.search_check import check_search
+from fetal_core.study_config import check_study
 from fetal_core.trials import Trial
 from ray_jobs import tune_best
 from ray_jobs.cluster import (
