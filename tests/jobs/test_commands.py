@@ -69,6 +69,12 @@ def test_missing_folder(stage: object, cluster: None, tmp_path: Path, capsys: Ca
     assert not (tmp_path / "out").exists()
 
 
+def test_a_cohort_needs_a_process_to_draw_it(tmp_path: Path, capsys: Capture) -> None:
+    words = [str(tmp_path / "out"), "--workers", "0"]
+    assert "--workers 0: at least one" in refused(phantom.main, words, capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_windows_line_ends_are_no_fault(textures: Path, capsys: Capture) -> None:
     table = textures / "labels.csv"
     table.write_bytes(table.read_bytes().replace(b"\n", b"\r\n"))
@@ -78,7 +84,7 @@ def test_windows_line_ends_are_no_fault(textures: Path, capsys: Capture) -> None
 
 WRONG_WORDS = [
     (["--train.epoch", "3"], "--train.epoch"),
-    (["--train.epochs", "0"], "greater than or equal to 1"),
+    (["--train.epochs", "0"], "train.epochs: Input should be greater than or equal to 1"),
     (["--train.epochs", "many"], "many"),
     (["--optim.name", "lbfgs"], "lbfgs"),
     (["--config", "orginal"], "original"),
