@@ -64,11 +64,16 @@ class _Faults:
             self._asking = False
         if not isinstance(spec, StructConstructorSpec):
             return None
-        build = functools.partial(self._build, info.type, spec)
-        functools.update_wrapper(build, info.type, updated=())
+
+        @functools.wraps(info.type, updated=())  # its docstring is shown by --help
+        def build(**values: Any) -> Any:
+            return self._build(info.type, spec, values)
+
         return replace(spec, instantiate=build)
 
-    def _build(self, model: type[BaseModel], spec: StructConstructorSpec, /, **values: Any) -> Any:
+    def _build(
+        self, model: type[BaseModel], spec: StructConstructorSpec, values: dict[str, Any]
+    ) -> Any:
         try:
             return spec.instantiate(**values)
         except ValidationError as error:

@@ -158,6 +158,15 @@ def test_values_of_commands_without_a_job_are_told_alike(flag: str, named: str) 
         parse_args(ModelsArgs, ["here", flag, "0"], "fetal test")
 
 
+def test_help_explains_each_table_and_each_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parsed("--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for words in ("A command with a folder", "The optimizer.", "--optim.lr", "learning rate"):
+        assert words in shown
+
+
 def test_commands_without_a_job_parse_alike() -> None:
     args = parse_args(PlainArgs, ["here", "--limit", "5"], "fetal test")
     assert (args.folder, args.limit) == ("here", 5)
