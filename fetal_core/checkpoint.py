@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fetal_core import storage
-from fetal_core.errors import ModelError
+from fetal_core.errors import ModelError, StorageError
 
 WEIGHTS = "model.safetensors"
 TRAINER = "trainer.pt"
@@ -41,8 +41,16 @@ class Progress:
 
 
 def save_weights(folder: Path, weights: dict[str, Tensor]) -> None:
-    """Write the weights to be evaluated (averaged ones where averaging is on)."""
-    save_file({key: value.contiguous().cpu() for key, value in weights.items()}, folder / WEIGHTS)
+    """Write the weights to be evaluated (averaged ones where averaging is on).
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    file = folder / WEIGHTS
+    try:
+        save_file({key: value.contiguous().cpu() for key, value in weights.items()}, file)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{file}: cannot be written: {error}") from None
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
@@ -59,8 +67,16 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 
 
 def save_trainer(folder: Path, state: dict[str, Any]) -> None:
-    """Write everything besides the evaluated weights that a resumed run needs."""
-    torch.save(state, folder / TRAINER)
+    """Write everything besides the evaluated weights that a resumed run needs.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    file = folder / TRAINER
+    try:
+        torch.save(state, file)
+    except (OSError, RuntimeError) as error:
+        raise StorageError(f"{file}: cannot be written: {error}") from None
 
 
 def load_trainer(folder: Path) -> dict[str, Any]:
@@ -106,10 +122,13 @@ class CheckpointStore:
             StorageError: it cannot be written; the previous checkpoints stay.
         """
         before = self._index()
-        with tempfile.TemporaryDirectory(prefix="fetal-checkpoint-") as folder:
-            save(Path(folder))
-            for file in sorted(Path(folder).iterdir()):
-                storage.upload(file, storage.join(self.uri, name, file.name))
+        try:
+            if storage.is_remote(self.uri):
+                self._upload(name, save)
+            else:
+                self._place(name, save)
+        except OSError as error:
+            raise StorageError(f"{self.uri}: cannot be written: {error}") from None
         after = before | {"latest": name} | ({"best": name} if is_best else {})
         storage.write_json(storage.join(self.uri, _INDEX), after)
         # Also what a process left behind that died before it came here.
@@ -141,6 +160,22 @@ class CheckpointStore:
             if folder is None:
                 raise ModelError(f"{self.uri}: holds no checkpoint yet. Let an epoch end first.")
             yield folder
+
+    def _upload(self, name: str, save: Callable[[Path], None]) -> None:
+        with tempfile.TemporaryDirectory(prefix="fetal-checkpoint-") as folder:
+            save(Path(folder))
+            for file in sorted(Path(folder).iterdir()):
+                storage.upload(file, storage.join(self.uri, name, file.name))
+
+    def _place(self, name: str, save: Callable[[Path], None]) -> None:
+        """Write beside the other checkpoints, so that nothing need be copied."""
+        Path(self.uri).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.uri, prefix=".new-") as folder:
+            written = Path(folder, name)
+            written.mkdir()
+            save(written)
+            storage.remove(storage.join(self.uri, name))
+            written.rename(Path(self.uri, name))
 
     def _index(self) -> dict[str, str]:
         uri = storage.join(self.uri, _INDEX)

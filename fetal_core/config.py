@@ -63,9 +63,15 @@ def parse(model: type[ConfigT], values: Mapping[str, Any], where: str) -> Config
         raise ConfigError(f"{where}: the configuration is not valid:\n{faults}") from None
 
 
-def describe_faults(model: type[BaseModel], error: ValidationError) -> str:
-    """A line for each fault that pydantic found in values for ``model``."""
-    return "\n".join(f"  - {_describe(model, fault)}" for fault in error.errors())
+def describe_faults(model: type[BaseModel], error: ValidationError, prefix: str = "") -> str:
+    """A line for each fault that pydantic found in values for ``model``.
+
+    Args:
+        model: what was to be made.
+        error: pydantic's.
+        prefix: of the fields' names, such as ``train.``.
+    """
+    return "\n".join(f"  - {_describe(model, fault, prefix)}" for fault in error.errors())
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,8 +104,8 @@ def nearest(word: str, valid: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _describe(model: type[BaseModel], fault: Any) -> str:
-    path = ".".join(str(part) for part in fault["loc"])
+def _describe(model: type[BaseModel], fault: Any, prefix: str) -> str:
+    path = (prefix + ".".join(str(part) for part in fault["loc"])).rstrip(".")
     if fault["type"] != "extra_forbidden":
         whole = fault["type"] == "missing" or isinstance(fault["input"], Mapping)
         shown = "" if whole else f" (got {fault['input']!r})"

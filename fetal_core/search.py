@@ -1,4 +1,4 @@
-"""Search spaces of a sweep: which settings to try, checked before anything starts."""
+"""Search spaces of a sweep: which settings to try."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
-from fetal_core.config import Config, digest, merge, nearest, parse
+from fetal_core.config import Config, digest, merge, parse
 from fetal_core.errors import ConfigError
-from fetal_core.fit_config import FitConfig
 from fetal_core.recipe import Recipe
 
 Value = bool | int | float | str
@@ -136,11 +135,13 @@ class Candidate:
     """Settings of one trial.
 
     Attributes:
-        assignment: values by dotted name, where they are not the recipe's.
+        assignment: values by dotted name, where they are not the sweep's.
+        recipe: all settings.
         arm: name of its arm, None in a sweep without arms.
     """
 
     assignment: Assignment
+    recipe: Recipe
     arm: str | None = None
 
 
@@ -182,36 +183,6 @@ def ordered(space: Mapping[str, Parameter]) -> list[str]:
     return names
 
 
-def check_search(search: SearchConfig, recipe: Recipe) -> None:
-    """Refuse a search that cannot run as written; every value is tried on the recipe.
-
-    Raises:
-        ConfigError: all faults together.
-    """
-    faults = _space_faults("search.space", search.space, {}, search, recipe) if search.space else []
-    for name, arm in search.arms.items():
-        where = f"search.arms.{name}"
-        twice = sorted(set(arm.settings) & {*arm.space, *search.space})
-        faults += [f"{where}.settings.{n}: is searched over as well; leave one out" for n in twice]
-        for setting, value in arm.settings.items():
-            others = {n: v for n, v in arm.settings.items() if n != setting}
-            found = _value_faults(setting, value, others, recipe)
-            faults += [f"{where}.settings.{setting}: {fault}" for fault in found]
-        if arm.space:
-            space = {**search.space, **arm.space}
-            faults += _space_faults(f"{where}.space", space, arm.settings, search, recipe)
-    if not search.space and not search.arms:
-        faults.append(
-            "search.space: empty; name what to search, such as "
-            '[search.space."optim.lr"] loguniform = [1e-4, 1e-1]'
-        )
-    if search.scheduler == "asha" and recipe.train.mode != "probe":
-        faults += _asha_faults(search, recipe)
-    if faults:
-        lines = "\n".join(f"  - {fault}" for fault in dict.fromkeys(faults))
-        raise ConfigError(f"the search is not valid:\n{lines}")
-
-
 def candidates(search: SearchConfig, recipe: Recipe) -> list[Candidate]:
     """All trials of a ``random`` or ``grid`` search: a function of the search and the recipe alone.
 
@@ -223,13 +194,13 @@ def candidates(search: SearchConfig, recipe: Recipe) -> list[Candidate]:
     found: dict[str, Candidate] = {}
     faults: list[str] = []
     wanted = search.trials if search.algorithm == "random" else None
-    for candidate in _stream(search):
+    for assignment, arm in _stream(search):
         try:
-            key = digest([candidate.arm, assign(recipe, candidate.assignment).digest()])
+            candidate = Candidate(assignment, assign(recipe, assignment), arm)
         except ConfigError as error:
             faults.append(str(error))
             continue
-        found.setdefault(key, candidate)
+        found.setdefault(digest([arm, candidate.recipe.digest()]), candidate)
         if len(found) == wanted:
             break
     if faults:
@@ -237,18 +208,18 @@ def candidates(search: SearchConfig, recipe: Recipe) -> list[Candidate]:
     return list(found.values())
 
 
-def _stream(search: SearchConfig) -> Iterator[Candidate]:
+def _stream(search: SearchConfig) -> Iterator[tuple[Assignment, str | None]]:
     if search.include_default and not search.arms:
-        yield Candidate({})
+        yield {}, None
     if search.algorithm == "random":
         for draw in range(search.trials * _DRAWS):
-            yield Candidate(_drawn(search.space, np.random.default_rng([search.seed, draw])))
+            yield _drawn(search.space, np.random.default_rng([search.seed, draw])), None
     elif not search.arms:
-        yield from map(Candidate, _combinations(search.space, {}))
+        yield from ((assignment, None) for assignment in _combinations(search.space, {}))
     for name, arm in search.arms.items():
         space = {**search.space, **arm.space}
         for assignment in _combinations(space, arm.settings):
-            yield Candidate(assignment, name)
+            yield assignment, name
 
 
 def _drawn(space: Mapping[str, Parameter], generator: np.random.Generator) -> Assignment:
@@ -272,89 +243,6 @@ def _combinations(space: Mapping[str, Parameter], start: Assignment) -> list[Ass
             )
         )
     return found
-
-
-def _space_faults(
-    where: str,
-    space: Mapping[str, Parameter],
-    fixed: Assignment,
-    search: SearchConfig,
-    recipe: Recipe,
-) -> list[str]:
-    faults = [
-        f"{where}.{name}: {fault}"
-        for name, parameter in space.items()
-        for fault in _parameter_faults(parameter, space, fixed, search)
-    ]
-    if faults:
-        return faults
-    try:
-        ordered(space)
-    except ConfigError as error:
-        return [str(error)]
-    return [
-        f"{where}.{name}: {fault}"
-        for name, parameter in space.items()
-        for value in parameter.extremes
-        for fault in _value_faults(name, value, fixed | _needed(space, name), recipe)
-    ]
-
-
-def _parameter_faults(
-    parameter: Parameter, space: Mapping[str, Parameter], fixed: Assignment, search: SearchConfig
-) -> list[str]:
-    faults = []
-    if search.algorithm == "grid" and parameter.values is None:
-        faults.append("a grid needs a list of values: choice or grid")
-    for other, value in parameter.when.items():
-        values: tuple[Value, ...] | None = ()
-        if other in fixed:
-            values = (fixed[other],)
-        elif other in space:
-            values = space[other].values
-        if values is None:
-            faults.append(f"when: {other} is a range; conditions are on lists of values")
-        elif not values:
-            faults.append(
-                f"when: {other} is not searched over; searched: {', '.join([*space, *fixed])}"
-            )
-        elif value not in values:
-            faults.append(f"when: {other} = {value!r} is not among its values")
-    return faults
-
-
-def _needed(space: Mapping[str, Parameter], name: str) -> Assignment:
-    """The values that make a parameter active, conditions on conditions included."""
-    found: Assignment = {}
-    for other, value in space[name].when.items():
-        found |= {other: value} | (_needed(space, other) if other in space else {})
-    return found
-
-
-def _value_faults(
-    name: str, value: Value, conditions: Mapping[str, Value], recipe: Recipe
-) -> list[str]:
-    table = name.partition(".")[0]
-    tables = list(FitConfig.model_fields)
-    if table not in tables:
-        if table in Recipe.model_fields:
-            return [f"{table} belongs to the prepared cohort; searched can be {', '.join(tables)}"]
-        return [f"no such setting{nearest(table, tables) or '.'} Known: {', '.join(tables)}"]
-    try:
-        assign(recipe, {**conditions, name: value})
-    except ConfigError as error:
-        return [line.strip(" -") for line in str(error).splitlines()[1:]]
-    return []
-
-
-def _asha_faults(search: SearchConfig, recipe: Recipe) -> list[str]:
-    epochs = longest(search, recipe)
-    if search.grace_epochs < epochs:
-        return []
-    return [
-        f"search.grace_epochs = {search.grace_epochs} with trials of {epochs} epochs: ASHA has "
-        "nothing to stop. Lower it, train longer, or set search.scheduler = 'none'."
-    ]
 
 
 def longest(search: SearchConfig, recipe: Recipe) -> int:

@@ -115,17 +115,8 @@ def write_bytes(uri: str, data: bytes) -> None:
     Raises:
         StorageError: it cannot be written; nothing is left behind.
     """
-    try:
-        if is_remote(uri):
-            # An object appears only once its upload has been completed.
-            fs, path = filesystem(uri)
-            with fs.open_output_stream(path, compression=None) as stream:
-                stream.write(data)
-            return
-        with _replacing(Path(absolute(uri))) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise StorageError(f"{uri}: cannot be written: {error}") from None
+    with _writing(uri) as file:
+        file.write(data)
 
 
 def upload(file: Path, uri: str) -> None:
@@ -134,28 +125,31 @@ def upload(file: Path, uri: str) -> None:
     Raises:
         StorageError: it cannot be written; nothing is left behind.
     """
-    try:
-        if is_remote(uri):
-            fs, path = filesystem(uri)
-            with file.open("rb") as source, fs.open_output_stream(path, compression=None) as target:
-                shutil.copyfileobj(source, target, _COPY_BYTES)
-            return
-        with _replacing(Path(absolute(uri))) as temporary:
-            shutil.copyfile(file, temporary)
-    except OSError as error:
-        raise StorageError(f"{uri}: cannot be written: {error}") from None
+    with file.open("rb") as source, _writing(uri) as target:
+        shutil.copyfileobj(source, target, _COPY_BYTES)
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A file to write beside ``target``, which takes its place when the block has succeeded."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+def _writing(uri: str) -> Iterator[Any]:
+    """A binary file that takes the place of ``uri`` when the block has succeeded."""
     try:
-        yield temporary
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        if is_remote(uri):
+            # An object appears only once its upload has been completed.
+            fs, path = filesystem(uri)
+            with fs.open_output_stream(path, compression=None) as stream:
+                yield stream
+            return
+        target = Path(absolute(uri))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                yield file
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{uri}: cannot be written: {error}") from None
 
 
 def read_json(uri: str) -> Any:

@@ -8,52 +8,18 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
 
+from fetal_core.arms import SEED, choose, complete_groups, edges, groups, mean_score, without_seed
 from fetal_core.bootstrap import MIN_CLUSTERS, Interval, PairedConfusions, Unit
-from fetal_core.config import Config, nearest
-from fetal_core.errors import ConfigError
 from fetal_core.metrics import FloatArray, Predictions, class_rates
-from fetal_core.search import Assignment, Parameter, SearchConfig, Value
+from fetal_core.search import Assignment, SearchConfig, Value
+from fetal_core.study_config import Hypothesis, StudyConfig
 from fetal_core.trials import Trial
 
-Measure = Literal["accuracy", "macro_f1", "gap"]
 Verdict = Literal["supported", "refuted", "undecided"]
 
 LEVEL = 0.95
-_SEED = "train.seed"
 _TRAIN_STREAM = 1
-
-
-class Hypothesis(Config):
-    """A claim that a measure is greater in one arm than in another.
-
-    Attributes:
-        claim: one sentence.
-        arm: name of the arm with the greater value.
-        other: name of the arm that it is compared with.
-        measure: ``accuracy`` and ``macro_f1`` of the validation part, or ``gap``: training minus
-            validation accuracy, both without augmentation.
-    """
-
-    claim: str = Field(min_length=1)
-    arm: str
-    other: str
-    measure: Measure = "accuracy"
-
-
-class StudyConfig(Config):
-    """What a sweep with arms is to decide.
-
-    Attributes:
-        hypotheses: the claims.
-        resamples: draws of the bootstrap.
-        seed: of the draws.
-    """
-
-    hypotheses: tuple[Hypothesis, ...] = ()
-    resamples: int = Field(default=2000, ge=100)
-    seed: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,42 +121,6 @@ class StudyResult:
         return asdict(self) | {"hypotheses": hypotheses, "level": LEVEL}
 
 
-def check_study(study: StudyConfig, search: SearchConfig) -> None:
-    """Refuse hypotheses about arms that are not there.
-
-    Raises:
-        ConfigError: all faults together.
-    """
-    names = list(search.arms)
-    known = f"Known: {', '.join(names)}" if names else "The search has none: name search.arms"
-    faults = []
-    for number, hypothesis in enumerate(study.hypotheses):
-        where = f"study.hypotheses.{number}"
-        for side, name in (("arm", hypothesis.arm), ("other", hypothesis.other)):
-            if name not in names:
-                hint = nearest(name, names) or "."
-                faults.append(f"{where}.{side}: no arm {name!r}{hint} {known}")
-        if hypothesis.arm == hypothesis.other:
-            faults.append(f"{where}: compares the arm {hypothesis.arm!r} with itself")
-    if faults:
-        lines = "\n".join(f"  - {fault}" for fault in faults)
-        raise ConfigError(f"the study is not valid:\n{lines}")
-
-
-def choose(trials: Sequence[Trial], search: SearchConfig) -> dict[str, list[Trial]]:
-    """Of every arm the trials, one a seed, of the best settings by mean ``search.metric``.
-
-    Only settings count whose seeds have all finished; of equal ones the earlier are taken. An arm
-    without such settings is missing.
-    """
-    groups = {arm: _complete(trials, search, arm) for arm in search.arms}
-    return {
-        arm: max(found, key=lambda group: _mean(group, search.metric))
-        for arm, found in groups.items()
-        if found
-    }
-
-
 def compare(
     trials: Sequence[Trial],
     search: SearchConfig,
@@ -204,8 +134,8 @@ def compare(
     Args:
         trials: all of the sweep.
         search: its arms.
-        study: the hypotheses, which passed :func:`check_study`.
-        predictions: by number of the trial, at least for those of :func:`choose`.
+        study: the hypotheses, which passed ``check_study``.
+        predictions: by number of the trial, at least for those of ``choose``.
 
     Raises:
         ValueError: predictions are missing, or trials disagree about classes, labels or patients.
@@ -242,19 +172,19 @@ def _arm_result(
     search: SearchConfig,
     figures: Mapping[str, Figure],
 ) -> ArmResult:
-    space, settings = _space(search, name), _settings(best[0])
+    settings = without_seed(best[0])
     return ArmResult(
         name=name,
         settings=settings,
-        edges=tuple(key for key, value in settings.items() if _at_edge(space.get(key), value)),
+        edges=edges(search, name, settings),
         trials=tuple(trial.number for trial in best),
-        seeds=tuple(trial.assignment.get(_SEED) for trial in best),
+        seeds=tuple(trial.assignment.get(SEED) for trial in best),
         figures=figures,
         parameters=best[0].parameters,
         work_s=fmean(trial.work_s for trial in best),
-        best_epoch=_mean(best, "epoch"),
-        complete=len(_complete(trials, search, name)),
-        candidates=len(_groups(trials, name)),
+        best_epoch=mean_score(best, "epoch"),
+        complete=len(complete_groups(trials, search, name)),
+        candidates=len(groups(trials, name)),
     )
 
 
@@ -347,43 +277,3 @@ def _accuracy(confusion_RTKK: FloatArray) -> FloatArray:
     hits_RT = np.trace(confusion_RTKK, axis1=-2, axis2=-1)
     accuracy_RT: FloatArray = hits_RT / np.where(images_RT > 0, images_RT, np.nan)
     return accuracy_RT
-
-
-def _settings(trial: Trial) -> Assignment:
-    return {name: value for name, value in trial.assignment.items() if name != _SEED}
-
-
-def _space(search: SearchConfig, arm: str) -> dict[str, Parameter]:
-    return {**search.space, **search.arms[arm].space}
-
-
-def _groups(trials: Sequence[Trial], arm: str) -> list[list[Trial]]:
-    """Trials of an arm that differ in the seed alone, in the order of their numbers."""
-    groups: dict[frozenset[tuple[str, Value]], list[Trial]] = {}
-    for trial in sorted(trials, key=lambda trial: trial.number):
-        if trial.arm == arm:
-            groups.setdefault(frozenset(_settings(trial).items()), []).append(trial)
-    return list(groups.values())
-
-
-def _complete(trials: Sequence[Trial], search: SearchConfig, arm: str) -> list[list[Trial]]:
-    """Groups all of whose seeds have finished."""
-    searched = _space(search, arm).get(_SEED)
-    wanted = set(searched.values or ()) if searched else set()
-    return [
-        group
-        for group in _groups(trials, arm)
-        if all(trial.status == "finished" and trial.best for trial in group)
-        and (None in (seeds := {trial.assignment.get(_SEED) for trial in group}) or seeds >= wanted)
-    ]
-
-
-def _mean(group: Sequence[Trial], name: str) -> float:
-    """Mean of a number at the best epochs of finished trials."""
-    return fmean(score for trial in group if (score := trial.score(name)) is not None)
-
-
-def _at_edge(parameter: Parameter | None, value: Value) -> bool:
-    """Whether a number is the least or the greatest of several that were tried."""
-    values = [v for v in (parameter.values or () if parameter else ()) if type(v) in (int, float)]
-    return len(values) > 1 and value in (min(values), max(values))

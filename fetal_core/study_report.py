@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from fetal_core.bootstrap import Interval
 from fetal_core.markup import Html, element, number, percent, section, table
 from fetal_core.search import Value
-from fetal_core.study import LEVEL, ArmResult, Figure, HypothesisResult, Measure, StudyResult
+from fetal_core.study import LEVEL, ArmResult, Figure, HypothesisResult, StudyResult
+from fetal_core.study_config import Measure
 
 _MEASURES: Mapping[Measure, str] = {
     "accuracy": "validation accuracy",

@@ -11,12 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
-from pydantic import ValidationError
 
 from fetal_core import storage
-from fetal_core.config import describe_faults
-from fetal_core.errors import ConfigError, FetalError
+from fetal_core.errors import FetalError
 from ray_jobs.console import errors
+from ray_jobs.flags import read_flags
 
 if TYPE_CHECKING:
     from ray_jobs.job import Job
@@ -46,7 +45,7 @@ def parse_args(
     """
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     if not any(field.name == "job" for field in fields):
-        return tyro.cli(kind, args=list(argv), prog=prog)
+        return read_flags(kind, argv, prog)
     # Recipes know the network, which imports torch: only where a command takes one.
     from ray_jobs.job import Job, load_job, load_saved
     from ray_jobs.workspace import RECIPE
@@ -122,8 +121,4 @@ def _parse(kind: type[ArgsT], job: Job, argv: Sequence[str], prog: str) -> ArgsT
             defaults[field.name] = field.default
         else:
             defaults[field.name] = tyro.MISSING
-    try:
-        return tyro.cli(kind, default=kind(**defaults), args=list(argv), prog=prog)
-    except ValidationError as error:
-        faults = describe_faults(type(job), error)
-        raise ConfigError(f"{prog}: these flags do not go together:\n{faults}") from None
+    return read_flags(kind, argv, prog, kind(**defaults))

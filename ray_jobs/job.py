@@ -57,7 +57,10 @@ def load_job(config: str) -> Job:
         ConfigError: no such name, or the file is not valid; all faults together.
         StorageError: the file cannot be read.
     """
-    return _parse(read_config(config), config)
+    tables = read_config(config)
+    if "search" in tables:
+        raise ConfigError(f"--config {config}: describes a sweep. Run it with `fetal tune`.")
+    return _parse(tables, config)
 
 
 def read_config(config: str) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class PhantomArgs:
 def main(argv: Sequence[str]) -> None:
     """The command line of this stage."""
     args = parse_args(PhantomArgs, argv, "fetal phantom")
+    if args.workers is not None and args.workers < 1:
+        raise ConfigError(f"--workers {args.workers}: at least one is needed.")
     phantom_shown(args.cohort, local_folder(args.out), args.workers)
 
 

@@ -21,7 +21,6 @@ from fetal_core.search import (
     Value,
     active,
     assign,
-    candidates,
     ordered,
 )
 from fetal_core.trials import Trial
@@ -38,23 +37,24 @@ class SweepSearcher(Searcher):
         self,
         search: SearchConfig,
         recipe: Recipe,
+        planned: Sequence[Candidate],
         known: Sequence[Trial],
-        on_begin: Callable[[int, Candidate, Recipe], None],
+        on_begin: Callable[[int, Candidate], None],
     ) -> None:
         """
         Args:
             search: what to try.
             recipe: settings that a trial does not assign.
+            planned: all trials; empty for TPE, which finds them as it goes.
             known: all trials of earlier sessions.
-            on_begin: called with number, candidate and settings of a new trial.
+            on_begin: called with number and candidate of a new trial.
         """
         super().__init__(metric="score", mode="max")
-        self._recipe, self._on_begin = recipe, on_begin
+        self._recipe, self._planned, self._on_begin = recipe, planned, on_begin
         self._unfinished = [trial for trial in known if trial.status == "unfinished"]
         self._begun = len(known)
         self._tpe = TpeSampler(search, known) if search.algorithm == "tpe" else None
-        self._planned = [] if self._tpe else candidates(search, recipe)
-        self.total = search.trials if self._tpe else len(self._planned)
+        self.total = search.trials if self._tpe else len(planned)
         self._numbers: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -70,26 +70,25 @@ class SweepSearcher(Searcher):
         """The configuration of Tune's next trial."""
         if self._unfinished:
             trial = self._unfinished.pop(0)
-            number, assignment = trial.number, trial.assignment
-            recipe = assign(self._recipe, assignment)
+            number, recipe = trial.number, assign(self._recipe, trial.assignment)
         elif self._begun < self.total:
             number = self._begun
-            candidate, recipe = self._next(number)
-            self._on_begin(number, candidate, recipe)
+            candidate = self._next(number)
+            recipe = candidate.recipe
+            self._on_begin(number, candidate)
             self._begun += 1
         else:
             return Searcher.FINISHED
         self._numbers[trial_id] = number
         return {"number": number, "recipe": recipe.model_dump(mode="json")}
 
-    def _next(self, number: int) -> tuple[Candidate, Recipe]:
+    def _next(self, number: int) -> Candidate:
         if self._tpe is None:
-            candidate = self._planned[number]
-            return candidate, assign(self._recipe, candidate.assignment)
+            return self._planned[number]
         while True:
-            candidate = self._tpe.ask(number)
+            assignment = self._tpe.ask(number)
             try:
-                return candidate, assign(self._recipe, candidate.assignment)
+                return Candidate(assignment, assign(self._recipe, assignment))
             except ConfigError:
                 # Settings that do not go together; the sampler learns to avoid them.
                 self._tpe.tell(number, None)
@@ -136,17 +135,17 @@ class TpeSampler:
                 failed = trial.status == "failed"
                 self._add(trial.assignment, None if failed else trial.score(search.metric))
 
-    def ask(self, number: int) -> Candidate:
-        """The configuration of trial ``number``; the first is the recipe as it stands if wanted."""
+    def ask(self, number: int) -> Assignment:
+        """The settings of trial ``number``; the first has the recipe's if wanted."""
         if number == 0 and self._search.include_default:
-            return Candidate({})
+            return {}
         asked = self._study.ask()
         drawn: Assignment = {}
         for name in self._order:
             if active(self._search.space, drawn, name):
                 drawn[name] = _suggest(asked, name, self._search.space[name])
         self._asked[number] = asked
-        return Candidate(drawn)
+        return drawn
 
     def tell(self, number: int, score: float | None) -> None:
         """How a trial ended: its score, or None for a failure."""

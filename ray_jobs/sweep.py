@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from fetal_core import storage
@@ -13,7 +14,7 @@ from fetal_core.errors import ConfigError, StaleInputError, StorageError
 from fetal_core.recipe import Recipe
 from fetal_core.runlog import training_history
 from fetal_core.search import Candidate, SearchConfig
-from fetal_core.study import StudyConfig
+from fetal_core.study_config import StudyConfig
 from fetal_core.trials import Status, Trial, ranked
 from ray_jobs.job import Job
 from ray_jobs.workspace import CHECKPOINTS, RECIPE, Prepared, Run
@@ -66,14 +67,14 @@ class TrialFolder:
         """Its best model's scores of a part, in sweeps that compare arms."""
         return storage.join(self.uri, f"{part}-scores.parquet")
 
-    def begin(self, candidate: Candidate, recipe: Recipe) -> None:
+    def begin(self, candidate: Candidate) -> None:
         """Write down what the trial is."""
-        storage.write_json(self.recipe_uri, recipe.model_dump(mode="json"))
+        storage.write_json(self.recipe_uri, candidate.recipe.model_dump(mode="json"))
         described = {
             "number": self.number,
             "assignment": candidate.assignment,
             "arm": candidate.arm,
-            "epochs": recipe.train.epochs,
+            "epochs": candidate.recipe.train.epochs,
         }
         storage.write_json(self.trial_uri, described)
 
@@ -93,10 +94,11 @@ class TrialFolder:
             result = {"status": status, "reason": reason, "retry": retry}
             storage.write_json(self.result_uri, result)
 
-    def reopen(self) -> None:
-        """Make it unfinished again if it failed in a way that may not repeat."""
+    def reopened(self) -> Trial:
+        """The trial; unfinished again if it failed in a way that may not repeat."""
         if storage.exists(self.result_uri) and storage.read_json(self.result_uri)["retry"]:
             storage.remove(self.result_uri)
+        return self.load()
 
     def load(self) -> Trial:
         """Everything that is known about it."""
@@ -180,16 +182,11 @@ class Sweep:
 
     def trials(self) -> list[Trial]:
         """All trials that have begun, by number."""
-        found: list[Trial] = []
-        while storage.exists(self.trial(len(found)).trial_uri):
-            found.append(self.trial(len(found)).load())
-        return found
+        return [folder.load() for folder in self._folders()]
 
     def reopened(self) -> list[Trial]:
         """All trials that have begun; those that failed by accident are unfinished again."""
-        for trial in self.trials():
-            self.trial(trial.number).reopen()
-        return self.trials()
+        return [folder.reopened() for folder in self._folders()]
 
     def prune(self, trials: Sequence[Trial], metric: str, keep: int) -> None:
         """Delete the checkpoints of all trials that have ended but the best ``keep``."""
@@ -204,6 +201,13 @@ class Sweep:
         """The whole settings of a trial."""
         uri = self.trial(trial.number).recipe_uri
         return parse(Recipe, storage.read_json(uri), uri)
+
+    def _folders(self) -> Iterator[TrialFolder]:
+        for number in count():
+            folder = self.trial(number)
+            if not storage.exists(folder.trial_uri):
+                return
+            yield folder
 
     def _check_same(self, settings: dict[str, Any], job: SweepJob) -> None:
         before = storage.read_json(self.settings_uri)

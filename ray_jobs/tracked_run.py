@@ -11,7 +11,7 @@ from fetal_core import storage
 from fetal_core.recipe import Recipe
 from fetal_core.run_context import Event
 from ray_jobs.cluster_config import ClusterConfig
-from ray_jobs.tracking import Tracker
+from ray_jobs.tracking import Tracker, ending
 
 _FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "auroc_macro")
 
@@ -56,11 +56,7 @@ class TrackedRun:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None:
-            self._tracker.end(self._run_id, "finished", self._best)
-        else:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            self._tracker.end(self._run_id, "interrupted" if interrupted else "failed")
+        self._tracker.end(self._run_id, ending(error), self._best)
 
 
 def run_params(recipe: Recipe, shards: str, cluster: ClusterConfig | None = None) -> dict[str, Any]:

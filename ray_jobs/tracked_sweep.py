@@ -10,7 +10,7 @@ from fetal_core import storage
 from fetal_core.trials import Trial
 from ray_jobs.sweep import Sweep, SweepJob
 from ray_jobs.tracked_run import run_params
-from ray_jobs.tracking import Tracker
+from ray_jobs.tracking import Tracker, ending
 
 
 class TrackedSweep:
@@ -67,8 +67,4 @@ class TrackedSweep:
     ) -> None:
         for number in set(self._trials) - self._ended:
             self._tracker.end(self._trials[number], "interrupted")
-        if error is None:
-            self._tracker.end(self._id, "finished", *self._result)
-        else:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            self._tracker.end(self._id, "interrupted" if interrupted else "failed")
+        self._tracker.end(self._id, ending(error), *self._result)

@@ -83,6 +83,13 @@ class Tracker:
         """Add numbers and files to the latest run of a folder and settings, if there is one."""
 
 
+def ending(error: BaseException | None) -> Status:
+    """How a block has ended, by what it raised."""
+    if error is None:
+        return "finished"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
 def tracker() -> Tracker:
     """The tracker that the environment asks for.
 

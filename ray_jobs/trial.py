@@ -39,7 +39,8 @@ class Shared:
         gpu: whether its processes have a GPU each.
         metric: validation number to report as ``score``.
         features: the frozen backbone's features by ``features_key``, for linear probes.
-        keep_predictions: whether the best model's scores are written, to compare arms.
+        keep_predictions: whether the best model's scores are written, to compare arms, also by
+            hypotheses that are added later.
         trials_a_machine: how many share the cores of a machine.
     """
 
@@ -57,6 +58,11 @@ class Shared:
         """Compute threads of a trial with one worker."""
         share = max(self.cluster.cpus_per_worker, cores() // self.trials_a_machine)
         return self.cluster.threads_per_worker or share
+
+    @property
+    def device(self) -> str:
+        """Of the trial's own process, which has no GPU beside workers that have them."""
+        return "cuda" if self.gpu and self.cluster.workers == 1 else "cpu"
 
 
 def run_trial(config: dict[str, Any], shared: Shared) -> None:
@@ -136,7 +142,7 @@ class _Reporter:
 def _fit_here(config: FitConfig, folder: TrialFolder, shared: Shared, reporter: _Reporter) -> None:
     torch.set_num_threads(shared.threads)
     context = LocalContext(
-        folder.checkpoints.uri, _device(shared), on_event=reporter, on_report=reporter.report
+        folder.checkpoints.uri, shared.device, on_event=reporter, on_report=reporter.report
     )
     fit(config, _data(config, shared), context)
 
@@ -146,7 +152,7 @@ def _keep_predictions(config: FitConfig, folder: TrialFolder, shared: Shared) ->
     data = limited(config, shared.inputs.training_data())
     with folder.checkpoints.best() as best:
         model = trained(config.model, len(data.classes), data.mean, data.std, best)
-    model.to(_device(shared))
+    model.to(shared.device)
     for part, store in (("val", data.val), ("train", data.train)):
         found = score_rows(model, config.loss.name, store, data.classes)
         save_predictions(folder.predictions_uri(part), found)
@@ -159,7 +165,3 @@ def _data(config: FitConfig, shared: Shared) -> TrainingData:
     ref = shared.features.get(features_key(config))
     features: tuple[Features, Features] | None = None if ref is None else ray.get(ref)
     return replace(data, features=features)
-
-
-def _device(shared: Shared) -> str:
-    return "cuda" if shared.gpu else "cpu"

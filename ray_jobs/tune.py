@@ -18,9 +18,9 @@ from ray.tune.schedulers import TrialScheduler
 from fetal_core import storage
 from fetal_core.config import merge, parse
 from fetal_core.errors import ConfigError
-from fetal_core.fit_config import FitConfig
-from fetal_core.search import assign, candidates, check_search
-from fetal_core.study import check_study
+from fetal_core.search import Candidate, candidates
+from fetal_core.search_check import check_search
+from fetal_core.study_config import check_study
 from fetal_core.trials import Trial
 from ray_jobs import tune_best
 from ray_jobs.cluster import (
@@ -80,37 +80,37 @@ def tune(
     _, _, index = prepared.load()
     recipe, search = job.recipe(), job.search
     prepared.check_made_for(recipe)
-    configs = _check(job)
+    planned = _planned(job)
     sweep.begin(prepared, job, index.fingerprint)
     known = sweep.reopened()
     searcher = SweepSearcher(
-        search, recipe, known, lambda n, candidate, own: sweep.trial(n).begin(candidate, own)
+        search, recipe, planned, known, lambda number, one: sweep.trial(number).begin(one)
     )
+    if not searcher.left:
+        return conclude(sweep, None)
 
     def ended(trial: Trial, done: int) -> None:
         if on_trial is not None:
             on_trial(trial, done, searcher.total)
 
-    session = None
     with TrackedSweep(tracker(), sweep, job, index.fingerprint) as tracked:
-        if searcher.left:
-            books = Bookkeeper(sweep, search, known, tracked, ended)
-            with connected():
-                check_capacity(job.cluster)
-                check_reachable(sweep.settings_uri)
-                at_once = max_concurrent or trials_at_once(job.cluster)
-                inputs = Inputs.load(prepared.shards_uri, index)
-                shared = _shared(sweep, job, inputs, configs, at_once)
-                _run(searcher, make_scheduler(search, recipe, known), shared, books, at_once)
-            wall_s = time.monotonic() - started
-            session = Session(wall_s, books.work_s, min(at_once, searcher.total))
+        books = Bookkeeper(sweep, search, known, tracked, ended)
+        with connected():
+            check_capacity(job.cluster)
+            check_reachable(sweep.settings_uri)
+            at_once = max_concurrent or trials_at_once(job.cluster)
+            inputs = Inputs.load(prepared.shards_uri, index)
+            shared = _shared(sweep, job, inputs, planned, at_once)
+            _run(searcher, make_scheduler(search, recipe, known), shared, books, at_once)
+        wall_s = time.monotonic() - started
+        session = Session(wall_s, books.work_s, min(at_once, searcher.total))
         outcome = conclude(sweep, session)
         tracked.finish(*outcome.summary())
     return outcome
 
 
-def _check(job: SweepJob) -> list[FitConfig]:
-    """Refuse what cannot run; the settings of all trials, as far as they are known beforehand.
+def _planned(job: SweepJob) -> list[Candidate]:
+    """Refuse what cannot run; all trials, as far as they are known beforehand.
 
     Raises:
         ConfigError: the search, or a combination of its values, is not valid.
@@ -122,10 +122,9 @@ def _check(job: SweepJob) -> list[FitConfig]:
     # TPE cannot say what it will try: random draws stand for it.
     drawn = search.model_copy(update={"algorithm": "random"})
     found = candidates(drawn if search.algorithm == "tpe" else search, recipe)
-    configs = [assign(recipe, one.assignment).fit_config() for one in found]
-    for weights in {config.model.weights: config.model for config in configs}.values():
-        check_weights(weights)
-    return [recipe.fit_config()] if search.algorithm == "tpe" else configs
+    for model in {one.recipe.model.weights: one.recipe.model for one in found}.values():
+        check_weights(model)
+    return [] if search.algorithm == "tpe" else found
 
 
 def trials_at_once(cluster: ClusterConfig) -> int:
@@ -135,9 +134,10 @@ def trials_at_once(cluster: ClusterConfig) -> int:
 
 
 def _shared(
-    sweep: Sweep, job: SweepJob, inputs: Inputs, configs: Sequence[FitConfig], at_once: int
+    sweep: Sweep, job: SweepJob, inputs: Inputs, planned: Sequence[Candidate], at_once: int
 ) -> Shared:
     gpu = use_gpu(job.cluster)
+    configs = [one.recipe.fit_config() for one in planned] or [job.recipe().fit_config()]
     return Shared(
         sweep_uri=sweep.uri,
         inputs=inputs,
@@ -145,7 +145,7 @@ def _shared(
         gpu=gpu,
         metric=job.search.metric,
         features=probe_features(configs, inputs, gpu),
-        keep_predictions=bool(job.study.hypotheses),
+        keep_predictions=bool(job.search.arms),
         trials_a_machine=-(-at_once // machines()),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fetal_core import storage
+from fetal_core.arms import choose
 from fetal_core.bundle import Bundle, software_versions
 from fetal_core.checkpoint import load_trainer
 from fetal_core.errors import Problem
@@ -12,7 +13,8 @@ from fetal_core.importance import value_text
 from fetal_core.runlog import METRICS
 from fetal_core.scoring import load_predictions, trained
 from fetal_core.shards import ShardIndex
-from fetal_core.study import StudyConfig, StudyResult, TrialPredictions, choose, compare
+from fetal_core.study import StudyResult, TrialPredictions, compare
+from fetal_core.study_config import StudyConfig
 from fetal_core.study_report import study_lines, study_section
 from fetal_core.sweep_report import SweepContext, sweep_figures, write_sweep_report
 from fetal_core.trials import Trial, best_trial

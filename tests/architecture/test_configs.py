@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fetal_core.search import check_search
-from fetal_core.study import check_study
+from fetal_core.search_check import check_search
+from fetal_core.study_config import check_study
 from ray_jobs.job import load_job, named_configs, read_config
 from ray_jobs.tune import load_sweep
 

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,34 @@ def run(command: str, *arguments: str, cwd: Path) -> tuple[int, str]:
     finally:
         kill(process)
     return process.returncode, output
+
+
+def interrupt_when(ready: Callable[[], bool], *command: str, cwd: Path) -> tuple[int, str]:
+    """Exit code and output of a command on which Ctrl-C is pressed as soon as ``ready`` holds."""
+    with _running_until(ready, *command, cwd=cwd) as process:
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def kill_when(ready: Callable[[], bool], *command: str, cwd: Path) -> None:
+    """Start a command and ``kill`` it as soon as ``ready`` holds."""
+    with _running_until(ready, *command, cwd=cwd):
+        pass
+
+
+@contextmanager
+def _running_until(
+    ready: Callable[[], bool], *command: str, cwd: Path
+) -> Iterator[subprocess.Popen[str]]:
+    process = start(*command, cwd=cwd)
+    try:
+        while not ready():
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+        yield process
+    finally:
+        kill(process)
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cohorts import flags, kill, png, recipe, start, write_textures
+from cohorts import flags, kill_when, png, recipe, write_textures
 from fetal_core import images
 from fetal_core.errors import DataError, StaleInputError
 from fetal_core.images import ImageLimits
@@ -74,13 +73,8 @@ def test_a_killed_preparation_is_continued(cluster: None, tmp_path: Path) -> Non
     assert whole.written == 144
 
     out = tmp_path / "killed"
-    process = start("prepare", str(data), "--out", str(out), *flags(LARGE), cwd=tmp_path)
-    try:
-        while not shard_files(out):
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.01)
-    finally:
-        kill(process)
+    command = ("prepare", str(data), "--out", str(out), *flags(LARGE))
+    kill_when(lambda: bool(shard_files(out)), *command, cwd=tmp_path)
     assert not (out / "shards/index.json").exists()
     finished = {name: file.stat().st_mtime_ns for name, file in shard_files(out).items()}
     assert 0 < len(finished) < len(shard_files(tmp_path / "whole"))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cohorts import flags, kill, recipe, run, start
+from cohorts import flags, interrupt_when, kill_when, recipe, run
 from fetal_core.bundle import Bundle
 from fetal_core.errors import ConfigError, ModelError
 from fetal_core.recipe import Recipe
@@ -95,13 +93,11 @@ def test_a_killed_run_resumes_to_the_same_numbers(
 ) -> None:
     command = ("train", prepared.prepared.uri, *flags(small_recipe))
     snapshot = tmp_path / "runs/run/checkpoints/checkpoint_manager_snapshot.json"
-    process = start(*command, cwd=tmp_path)
-    try:
-        while not snapshot.exists() or not history(str(tmp_path / "runs/run")):
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.02)
-    finally:
-        kill(process)
+    kill_when(
+        lambda: snapshot.exists() and bool(history(str(tmp_path / "runs/run"))),
+        *command,
+        cwd=tmp_path,
+    )
     assert 1 <= len(history(str(tmp_path / "runs/run"))) < small_recipe.train.epochs
     assert not (tmp_path / "runs/run/bundle").exists()
 
@@ -120,16 +116,10 @@ def test_ctrl_c_is_told_as_an_interruption(
 ) -> None:
     long = small_recipe.train.model_copy(update={"epochs": 500})
     settings = small_recipe.model_copy(update={"train": long})
-    process = start("train", prepared.prepared.uri, *flags(settings), cwd=tmp_path)
-    try:
-        while not history(str(tmp_path / "runs/run")):
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=120)
-    finally:
-        kill(process)
-    assert process.returncode == 130
+    command = ("train", prepared.prepared.uri, *flags(settings))
+    run_uri = str(tmp_path / "runs/run")
+    code, output = interrupt_when(lambda: bool(history(run_uri)), *command, cwd=tmp_path)
+    assert code == 130, output
     assert "interrupted; run the same command again to continue" in output
     assert "Traceback" not in output
 

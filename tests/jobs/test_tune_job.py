@@ -214,6 +214,8 @@ def test_arms_end_in_verdicts(prepared: PrepareOutcome, tmp_path: Path) -> None:
     }
     claim = {"claim": "Adam beats SGD", "arm": "adam", "other": "sgd"}
     quick = merge(QUICK, {"train": {"epochs": 2}})
+    assert sweep_of(prepared, tmp_path / "sweep", job(search, quick)).study is None
+    # Hypotheses may come to mind when all trials have ended.
     wanted = job(search, quick, study={"hypotheses": [claim], "resamples": 100})
     outcome = sweep_of(prepared, tmp_path / "sweep", wanted)
     assert outcome.study is not None
@@ -235,12 +237,16 @@ def test_trials_are_logged_below_their_sweep(
     search = {"trials": 2, "space": {"optim.lr": {"choice": [0.01, 0.001]}}, "scheduler": "none"}
     quick = merge(QUICK, {"train": {"epochs": 2}})
     outcome = sweep_of(prepared, tmp_path / "sweep", job(search, quick))
+    # Nothing is left to do, and nothing to log.
+    sweep_of(prepared, tmp_path / "sweep", job(search, quick))
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
     (experiment,) = [e for e in client.search_experiments() if e.name == "fetal-planes"]
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    found = client.search_runs([experiment.experiment_id])
+    runs = {run.info.run_name: run for run in found}
     assert set(runs) == {"sweep", "sweep-0000", "sweep-0001"}
+    assert len(found) == 3
     parent = runs["sweep"].info.run_id
     for trial in outcome.trials:
         logged = runs[f"sweep-{trial.number:04d}"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cohorts import flags, kill, recipe, run, start
+from cohorts import flags, interrupt_when, kill_when, recipe, run
 from fetal_core import storage
 from fetal_core.config import merge
 from fetal_core.search import candidates
@@ -77,13 +77,11 @@ def test_a_killed_sweep_goes_on_with_the_same_trials(
     settings = flags(recipe(**merge(QUICK, {"train": {"epochs": 3}})))
     command = ("tune", prepared.prepared.uri, "--config", str(space), *settings)
     sweep = Sweep(str(tmp_path / "runs/sweep"))
-    process = start(*command, cwd=tmp_path)
-    try:
-        while sum(trial.status == "finished" for trial in sweep.trials()) < 2:
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.1)
-    finally:
-        kill(process)
+    kill_when(
+        lambda: sum(trial.status == "finished" for trial in sweep.trials()) >= 2,
+        *command,
+        cwd=tmp_path,
+    )
     killed = {trial.number: trial for trial in sweep.trials()}
     assert len(killed) < 6 or any(trial.status == "unfinished" for trial in killed.values())
     finished = {n: results(sweep, n) for n, t in killed.items() if t.status == "finished"}
@@ -123,17 +121,12 @@ def test_ctrl_c_is_told_and_the_same_command_goes_on(
     space = tmp_path / "space.toml"
     space.write_text('[search]\ntrials = 3\n[search.space."optim.lr"]\nuniform = [0.001, 0.1]\n')
     settings = flags(recipe(**merge(QUICK, {"train": {"epochs": 300}})))
-    process = start("tune", prepared.prepared.uri, "--config", str(space), *settings, cwd=tmp_path)
+    command = ("tune", prepared.prepared.uri, "--config", str(space), *settings)
     sweep = Sweep(str(tmp_path / "runs/sweep"))
-    try:
-        while not any(trial.history for trial in sweep.trials()):
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=120)
-    finally:
-        kill(process)
-    assert process.returncode == 130, output
+    code, output = interrupt_when(
+        lambda: any(trial.history for trial in sweep.trials()), *command, cwd=tmp_path
+    )
+    assert code == 130, output
     assert "interrupted; run the same command again to continue" in output
     assert "Traceback" not in output
 

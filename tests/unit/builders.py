@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import resource
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,3 +181,14 @@ def kept(folder: Path, which: Literal["latest", "best"]) -> Path:
     location = CheckpointStore(str(folder)).location(which)
     assert location is not None, folder
     return Path(location)
+
+
+@contextmanager
+def disk_refuses_files_over(limit_bytes: int) -> Iterator[None]:
+    """The operating system fails writes beyond a size, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

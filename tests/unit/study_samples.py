@@ -9,7 +9,8 @@ import numpy as np
 from fetal_core.config import parse
 from fetal_core.metrics import Predictions
 from fetal_core.search import SearchConfig, Value
-from fetal_core.study import Hypothesis, StudyConfig, TrialPredictions
+from fetal_core.study import TrialPredictions
+from fetal_core.study_config import Hypothesis, StudyConfig
 from fetal_core.trials import Status, Trial
 from prediction_samples import CLASSES
 

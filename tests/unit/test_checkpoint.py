@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from builders import SIZE_PX, kept
+from builders import SIZE_PX, disk_refuses_files_over, kept
 from fetal_core import storage
 from fetal_core.checkpoint import (
     TRAINER,
@@ -21,7 +22,7 @@ from fetal_core.checkpoint import (
     save_trainer,
     save_weights,
 )
-from fetal_core.errors import ModelError
+from fetal_core.errors import ModelError, StorageError
 from fetal_core.model import ModelConfig, PlaneClassifier, build
 from fetal_core.run_context import LocalContext
 
@@ -130,13 +131,27 @@ def test_failing_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
         save_text("half", folder)
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match="disk full"):
         context.report({"epoch": 2, "is_best": 1.0}, fail)
     for which in ("latest", "best"):
         folder = kept(tmp_path, which)
         assert (folder / "text").read_text() == "good"
     context.report({"epoch": 2, "is_best": 0.0}, lambda folder: save_text("next", folder))
     assert (kept(tmp_path, "latest") / "text").read_text() == "next"
+
+
+@pytest.mark.parametrize("save", [save_weights, save_trainer])
+def test_a_full_disk_is_a_storage_error_and_leaves_the_old_checkpoint(
+    tmp_path: Path, save: Callable[[Path, dict[str, torch.Tensor]], None]
+) -> None:
+    store = CheckpointStore(str(tmp_path))
+    store.add("one", lambda folder: save_text("good", folder), True)
+    large = {"weight": torch.zeros(1 << 19)}
+    with disk_refuses_files_over(1 << 20), pytest.raises(StorageError, match="cannot be written"):
+        store.add("two", lambda folder: save(folder, large), True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.json", "one"]
+    with store.best() as folder:
+        assert (folder / "text").read_text() == "good"
 
 
 def test_store_keeps_checkpoints_in_s3(bucket: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +13,10 @@ import tyro
 
 from builders import fit_config, toy_data
 from fetal_core.errors import ConfigError, DataError, Problem
+from fetal_core.phantom import PhantomConfig
 from fetal_core.run_context import LocalContext
 from fetal_core.train import fit
+from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import INTERRUPTED, entry, parse_args
 from ray_jobs.console import show_problems, training_view
 from ray_jobs.job import Job, load_job
@@ -36,6 +38,15 @@ class PlainArgs:
 
     folder: tyro.conf.Positional[str]
     limit: int = 3
+
+
+@dataclass
+class ModelsArgs:
+    """A command without a job, with models whose flags have a prefix or none."""
+
+    folder: tyro.conf.Positional[str]
+    cohort: Annotated[PhantomConfig, tyro.conf.arg(name="")]
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
 def parsed(*argv: str) -> Args:
@@ -110,9 +121,7 @@ def test_flags_that_do_not_go_together_are_a_configuration_error() -> None:
     ("flags", "named"),
     [
         (["--trian.epochs", "3"], "--train.epochs"),
-        (["--train.epochs", "0"], "greater than or equal to 1"),
         (["--train.epochs", "many"], "--train.epochs"),
-        (["--split.test", "0.9"], "leave images to train on"),
     ],
 )
 def test_wrong_flags_end_with_code_2_and_their_name(
@@ -125,6 +134,37 @@ def test_wrong_flags_end_with_code_2_and_their_name(
     text = " ".join((shown.out + shown.err).replace("│", " ").split())
     assert named in text
     assert "Traceback" not in text
+
+
+def test_all_values_that_break_a_rule_are_told_by_the_names_of_their_flags() -> None:
+    flags = ["--train.epochs", "0", "--optim.lr", "-1", "--cluster.workers", "0"]
+    with pytest.raises(ConfigError) as caught:
+        parsed("folder", *flags, "--split.test", "0.9")
+    message = str(caught.value)
+    assert message.startswith("fetal test: these settings are not valid:\n")
+    assert "train.epochs: Input should be greater than or equal to 1 (got 0)" in message
+    assert "optim.lr: Input should be greater than 0 (got -1.0)" in message
+    assert "cluster.workers: Input should be greater than or equal to 1 (got 0)" in message
+    assert "split: " in message
+    assert "leave images to train on" in message
+    assert message.count("\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"), [("--cluster.workers", "cluster.workers: "), ("--images", "images: ")]
+)
+def test_values_of_commands_without_a_job_are_told_alike(flag: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=f"- {named}Input should be greater than or equal to 1"):
+        parse_args(ModelsArgs, ["here", flag, "0"], "fetal test")
+
+
+def test_help_explains_each_table_and_each_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parsed("--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for words in ("A command with a folder", "The optimizer.", "--optim.lr", "learning rate"):
+        assert words in shown
 
 
 def test_commands_without_a_job_parse_alike() -> None:

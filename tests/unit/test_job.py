@@ -51,6 +51,11 @@ def test_unknown_name_gives_the_nearest_and_all_names() -> None:
         load_job("qqqq")
 
 
+def test_a_configuration_of_a_sweep_says_which_command_takes_it() -> None:
+    with pytest.raises(ConfigError, match=r"--config sweep: describes a sweep.*fetal tune"):
+        load_job("sweep")
+
+
 def test_toml_files_are_read_by_path(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("[cluster]\nworkers = 3\n[train]\nepochs = 2\n")

@@ -1,3 +1,5 @@
+"""Search spaces: draws, grids, arms, and what a trial's settings are."""
+
 from __future__ import annotations
 
 import math
@@ -11,28 +13,14 @@ from hypothesis import strategies as st
 
 from fetal_core.config import parse
 from fetal_core.errors import ConfigError
-from fetal_core.recipe import Recipe
 from fetal_core.search import (
-    Candidate,
     Parameter,
     SearchConfig,
     assign,
     candidates,
-    check_search,
     ordered,
 )
-
-RECIPE = Recipe()
-SPACE: dict[str, Any] = {
-    "optim.momentum": {"uniform": [0.5, 0.95], "when": {"optim.name": "sgd"}},
-    "optim.name": {"choice": ["sgd", "adam"]},
-    "optim.lr": {"loguniform": [1e-4, 1e-1]},
-    "train.batch_size": {"int": [8, 64]},
-}
-
-
-def search(space: dict[str, Any] = SPACE, **settings: Any) -> SearchConfig:
-    return parse(SearchConfig, {"space": space, **settings}, "test")
+from search_samples import RECIPE, SPACE, search
 
 
 def assignments(config: SearchConfig) -> list[dict[str, Any]]:
@@ -58,7 +46,7 @@ def test_the_same_search_gives_the_same_trials_and_more_trials_begin_with_them()
     assert candidates(search(trials=8, seed=3), RECIPE) == first
     assert candidates(search(trials=20, seed=3), RECIPE)[:8] == first
     assert candidates(search(trials=8, seed=4), RECIPE)[1:] != first[1:]
-    assert first[0] == Candidate({})
+    assert (first[0].assignment, first[0].recipe) == ({}, RECIPE)
 
 
 def test_an_inactive_parameter_does_not_shift_the_other_draws() -> None:
@@ -126,64 +114,6 @@ def test_assign_changes_what_is_named_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "settings", "message"),
-    [
-        ({}, {}, "search.space: empty"),
-        ({"optm.lr": {"choice": [1]}}, {}, "did you mean 'optim'"),
-        ({"optim.rate": {"choice": [1]}}, {}, "unknown key"),
-        ({"optim.lr": {"uniform": [-1, 1]}}, {}, "greater than 0"),
-        ({"optim.name": {"choice": ["sgd", "rmsprop"]}}, {}, "rmsprop"),
-        ({"split.test": {"choice": [0.1]}}, {}, "belongs to the prepared cohort"),
-        ({"evaluate.resamples": {"choice": [100]}}, {}, "belongs to the prepared cohort"),
-        ({"optim.lr": {"uniform": [0.1, 1]}}, {"algorithm": "grid"}, "needs a list of values"),
-        (
-            {"optim.momentum": {"choice": [0.5], "when": {"optim.name": "sgd"}}},
-            {},
-            "optim.name is not searched over",
-        ),
-        (
-            {
-                "optim.name": {"choice": ["sgd", "adam"]},
-                "optim.momentum": {"choice": [0.5], "when": {"optim.name": "sdg"}},
-            },
-            {},
-            "'sdg' is not among its values",
-        ),
-        ({"optim.lr": {"choice": [0.1]}}, {"grace_epochs": 10}, "nothing to stop"),
-        (
-            {
-                "optim.lr": {"uniform": [0.1, 0.2]},
-                "optim.momentum": {"choice": [0.5], "when": {"optim.lr": 0.1}},
-            },
-            {},
-            "optim.lr is a range",
-        ),
-        (
-            {
-                "optim.lr": {"choice": [0.1], "when": {"optim.momentum": 0.5}},
-                "optim.momentum": {"choice": [0.5], "when": {"optim.lr": 0.1}},
-            },
-            {},
-            "wait for each other",
-        ),
-    ],
-)
-def test_a_search_that_cannot_run_is_refused(
-    space: dict[str, Any], settings: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        check_search(search(space, **settings), RECIPE)
-
-
-def test_all_faults_are_told_together() -> None:
-    space = {"optm.lr": {"choice": [1]}, "optim.lr": {"uniform": [-1, 1]}}
-    with pytest.raises(ConfigError) as caught:
-        check_search(search(space), RECIPE)
-    assert "optm" in str(caught.value)
-    assert "greater than 0" in str(caught.value)
-
-
-@pytest.mark.parametrize(
     "parameter",
     [
         {},
@@ -203,28 +133,6 @@ def test_a_parameter_needs_one_sound_range(parameter: dict[str, Any]) -> None:
 def test_an_unknown_key_of_a_parameter_is_told_with_the_valid_ones() -> None:
     with pytest.raises(ConfigError, match=r"space\.optim\.lr\.uniforn: unknown key; did you mean"):
         search({"optim.lr": {"uniforn": [0, 1]}})
-
-
-def test_conditions_may_rest_on_conditions_and_on_an_arms_settings() -> None:
-    space = {
-        "train.mode": {"choice": ["probe", "finetune"]},
-        "optim.name": {"choice": ["lbfgs"], "when": {"train.mode": "probe"}},
-        "optim.weight_decay": {"choice": [0.1], "when": {"optim.name": "lbfgs"}},
-    }
-    check_search(search(space), RECIPE)
-    arm = {
-        "settings": {"train.mode": "probe", "optim.name": "lbfgs"},
-        "space": {"optim.weight_decay": {"choice": [0.1], "when": {"optim.name": "lbfgs"}}},
-    }
-    check_search(search({}, algorithm="grid", scheduler="none", arms={"probe": arm}), RECIPE)
-
-
-def test_an_arm_cannot_fix_what_is_searched() -> None:
-    arms = {"fast": {"settings": {"optim.lr": 0.01}}}
-    space = {"optim.lr": {"grid": [0.1, 0.2]}}
-    config = search(space, algorithm="grid", scheduler="none", arms=arms)
-    with pytest.raises(ConfigError, match="is searched over as well"):
-        check_search(config, RECIPE)
 
 
 def test_invalid_combinations_are_found_before_the_start() -> None:

@@ -52,7 +52,9 @@ def test_a_continued_sweep_runs_what_is_left_with_the_same_settings() -> None:
         trial(2, "stopped", [0.1], **planned[2].assignment),
     ]
     new: list[tuple[int, Candidate]] = []
-    searcher = SweepSearcher(config, RECIPE, known, lambda n, c, r: new.append((n, c)))
+    searcher = SweepSearcher(
+        config, RECIPE, planned, known, lambda number, one: new.append((number, one))
+    )
     assert (searcher.left, searcher.total) == (3, 5)
     first = searcher.suggest("tune")
     assert first["number"] == 1
@@ -71,7 +73,7 @@ def test_tpe_respects_conditions_and_learns() -> None:
 
     found = []
     for number in range(60):
-        assignment = sampler.ask(number).assignment
+        assignment = sampler.ask(number)
         assert ("optim.momentum" in assignment) == (assignment["optim.name"] == "sgd")
         found.append(score(assignment))
         sampler.tell(number, found[-1])
@@ -91,7 +93,7 @@ def test_tpe_goes_on_from_earlier_trials() -> None:
     ]
     failed = [trial(20, "failed", [], **{"optim.name": "adam", "optim.lr": 0.01})]
     sampler = TpeSampler(config, [*good, *bad, *failed])
-    asked = [sampler.ask(21 + n).assignment for n in range(10)]
+    asked = [sampler.ask(21 + n) for n in range(10)]
     assert sum(one["optim.name"] == "adam" for one in asked) >= 7
 
 
@@ -108,7 +110,7 @@ def test_tpe_passes_over_settings_that_do_not_go_together() -> None:
     space = {"optim.nesterov": {"choice": [True, False]}, "optim.momentum": {"choice": [0.0, 0.9]}}
     config = parse(SearchConfig, {"space": space, "algorithm": "tpe", "trials": 12}, "test")
     new: list[Recipe] = []
-    searcher = SweepSearcher(config, RECIPE, [], lambda n, c, r: new.append(r))
+    searcher = SweepSearcher(config, RECIPE, [], [], lambda _, one: new.append(one.recipe))
     assert begun(searcher) == list(range(12))
     assert not any(recipe.optim.nesterov and recipe.optim.momentum == 0 for recipe in new)
 

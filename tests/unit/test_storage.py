@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
@@ -13,21 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import disk_refuses_files_over
 from fetal_core import storage
 from fetal_core.errors import StorageError
 
 SEGMENT = st.text("abcXYZ019_-.", min_size=1, max_size=8).filter(lambda s: s.strip("."))
-
-
-@contextmanager
-def disk_refuses_files_over(limit_bytes: int) -> Iterator[None]:
-    """The operating system fails writes beyond a size, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @given(st.binary(max_size=300))

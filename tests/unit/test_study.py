@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import resources
 
 import numpy as np
 import pytest
@@ -13,22 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetal_core.bootstrap import PairedConfusions, clusters, draws
-from fetal_core.config import parse, read_toml
-from fetal_core.errors import ConfigError
 from fetal_core.metrics import Predictions
-from fetal_core.recipe import Recipe
-from fetal_core.search import SearchConfig, candidates, check_search
 from fetal_core.study import (
-    Hypothesis,
-    StudyConfig,
     TrialPredictions,
-    check_study,
-    choose,
     compare,
     verdict,
 )
-from fetal_core.trials import Status
-from ray_jobs.job import load_job
 from study_samples import (
     PATIENTS,
     SEARCH,
@@ -39,7 +28,6 @@ from study_samples import (
     rows_of,
     study_of,
     sweep,
-    trial,
 )
 
 
@@ -206,28 +194,6 @@ def test_order_of_trials_and_images_does_not_matter() -> None:
     assert compare(sweep()[::-1], SEARCH, STUDY, mixed) == compare(sweep(), SEARCH, STUDY, found)
 
 
-def test_settings_are_chosen_by_the_mean_over_seeds() -> None:
-    trials = sweep()
-    assert {arm: [t.number for t in best] for arm, best in choose(trials, SEARCH).items()} == {
-        "deep": [2, 3],
-        "wide": [6, 7],
-    }
-    trials[0] = trial(0, "deep", 0.01, 0, 0.99)  # one lucky seed: a mean of 0.75, still the best
-    assert [t.number for t in choose(trials, SEARCH)["deep"]] == [0, 1]
-    trials[0] = trial(0, "deep", 0.01, 0, 0.69)  # a mean of 0.6, as the other's
-    trials[2:4] = [trial(n, "deep", 0.1, n - 2, 0.6) for n in (2, 3)]
-    assert [t.number for t in choose(trials[::-1], SEARCH)["deep"]] == [0, 1]
-
-
-@pytest.mark.parametrize("status", ["failed", "stopped", "unfinished"])
-def test_settings_with_a_seed_that_did_not_finish_do_not_count(status: Status) -> None:
-    trials = sweep()
-    trials[3] = trial(3, "deep", 0.1, 1, 0.9, status)
-    assert [t.number for t in choose(trials, SEARCH)["deep"]] == [0, 1]
-    lost = [one for one in trials if one.number != 3]
-    assert [t.number for t in choose(lost, SEARCH)["deep"]] == [0, 1]
-
-
 def test_arm_result_tells_what_was_chosen_and_from_how_many() -> None:
     arm = compare(sweep(), SEARCH, STUDY, answers({"deep": 0.8, "wide": 0.7})).arms[1]
     assert (arm.name, arm.settings, arm.seeds) == ("wide", {"optim.lr": 0.1}, SEEDS)
@@ -267,30 +233,6 @@ def test_json_form_is_strict() -> None:
     assert found["arms"][0]["figures"]["gap"].keys() == {"mean", "deviation", "by_seed"}
 
 
-def test_unknown_arms_are_named_with_the_nearest() -> None:
-    study = StudyConfig(
-        hypotheses=(
-            Hypothesis(claim="One.", arm="dep", other="wide"),
-            Hypothesis(claim="Two.", arm="deep", other="deep"),
-        )
-    )
-    with pytest.raises(ConfigError) as caught:
-        check_study(study, SEARCH)
-    message = str(caught.value)
-    assert "hypotheses.0.arm: no arm 'dep'; did you mean 'deep'? Known: deep, wide" in message
-    assert "hypotheses.1: compares the arm 'deep' with itself" in message
-    with pytest.raises(ConfigError, match="The search has none"):
-        check_study(STUDY, SearchConfig())
-    check_study(STUDY, SEARCH)
-
-
-def own_study() -> tuple[Recipe, SearchConfig, StudyConfig, set[str]]:
-    values = read_toml(str(resources.files("ray_jobs").joinpath("configs", "hypotheses.toml")))
-    search = parse(SearchConfig, values.pop("search"), "search")
-    study = parse(StudyConfig, values.pop("study"), "study")
-    return parse(Recipe, values, "hypotheses.toml"), search, study, set(values)
-
-
 def test_training_and_validation_patients_are_drawn_independently() -> None:
     found = {
         number: TrialPredictions(one.val, part(0.8, 100 * (number - number % 2) + number % 2, "T"))
@@ -303,24 +245,3 @@ def test_training_and_validation_patients_are_drawn_independently() -> None:
     assert result.interval is not None
     assert result.interval[0] < -0.02
     assert result.interval[1] > 0.02
-
-
-def test_the_projects_own_study_is_valid() -> None:
-    recipe, search, study, _ = own_study()
-    check_search(search, recipe)
-    check_study(study, search)
-    found = candidates(search, recipe)
-    assert len(found) == 4 * 3 * 3
-    assert {one.arm for one in found} == set(search.arms)
-    assert len(study.hypotheses) == 4
-    for one in study.hypotheses:
-        settings = [search.arms[name].settings for name in (one.arm, one.other)]
-        assert sorted(map(len, settings)) == [0, 1]  # the recipe, and it with one change
-
-
-def test_the_projects_own_study_is_the_original_recipe_on_any_cohort() -> None:
-    recipe, _, _, tables = own_study()
-    original = load_job("original").recipe().fit_config()
-    train = original.train.model_copy(update={"max_val_images": recipe.train.max_val_images})
-    assert recipe.fit_config() == original.model_copy(update={"train": train})
-    assert not tables & {"labels", "split", "preprocess", "limits"}

@@ -7,12 +7,11 @@ from dataclasses import replace
 from fetal_core.markup import page
 from fetal_core.metrics import Predictions
 from fetal_core.study import (
-    Hypothesis,
-    StudyConfig,
     StudyResult,
     TrialPredictions,
     compare,
 )
+from fetal_core.study_config import Hypothesis, StudyConfig
 from fetal_core.study_report import study_lines, study_notes, study_section, verdict_sentence
 from study_samples import (
     SEARCH,

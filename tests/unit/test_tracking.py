@@ -18,17 +18,13 @@ import pytest
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
-from builders import InterruptedContext, InterruptionError, fit_config, toy_data
 from fetal_core.errors import ConfigError, StorageError
 from fetal_core.recipe import Recipe
-from fetal_core.run_context import LocalContext
-from fetal_core.train import fit
-from ray_jobs.cluster_config import ClusterConfig
-from ray_jobs.tracked_run import TrackedRun, headline, run_params
+from mlflow_runs import FOLDER, PARAMS, epoch, points, runs
+from ray_jobs.tracked_run import TrackedRun
 from ray_jobs.tracking import MlflowTracker, Tracker, tracker
 
-FOLDER = '/data/runs/it\'s "one"'
-PARAMS = {"optim": {"lr": 0.01, "name": "sgd"}, "cluster": {"workers": 1}}
+pytestmark = pytest.mark.usefixtures("mlflow_experiment")
 
 # Runs a whole life of a run and tells every host that the process has turned to.
 NETWORK = """
@@ -48,35 +44,6 @@ print(json.dumps({"called": called, "client": str(get_telemetry_client())}))
 """
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store's file; every test has an experiment of its own in it."""
-    return tmp_path_factory.mktemp("mlflow") / "new" / "mlflow.db"
-
-
-@pytest.fixture(autouse=True)
-def environment(
-    store: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a user sets; MLflow keeps files in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
-
-
-def runs() -> list[Any]:
-    """All runs of the test's experiment, the oldest first."""
-    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    experiment = client.get_experiment_by_name(os.environ["MLFLOW_EXPERIMENT_NAME"])
-    assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], order_by=["start_time ASC"]))
-
-
-def points(run_id: str, key: str) -> list[tuple[int, float]]:
-    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    return [(point.step, point.value) for point in client.get_metric_history(run_id, key)]
-
-
 @contextmanager
 def broken(store: Path, table: str = "metrics") -> Iterator[None]:
     """The store misses a table while the block lasts."""
@@ -86,23 +53,6 @@ def broken(store: Path, table: str = "metrics") -> Iterator[None]:
             yield
         finally:
             database.execute(f"ALTER TABLE away RENAME TO {table}")
-
-
-def epoch(number: int, **values: float) -> dict[str, Any]:
-    return {"epoch": number, "val_loss": 1 / number, "is_best": 1.0, **values}
-
-
-def test_without_a_store_nothing_happens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for value in ("", None):
-        monkeypatch.delenv("MLFLOW_TRACKING_URI")
-        if value is not None:
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", value)
-        with TrackedRun(tracker(), FOLDER, PARAMS, resumes=False) as run:
-            run({"kind": "epoch", **epoch(1)})
-            run.finish(epoch(1))
-        tracker().amend(FOLDER, PARAMS, {"test_accuracy": 1.0})
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_has_its_settings_and_every_number_of_every_epoch() -> None:
@@ -192,75 +142,15 @@ def test_what_has_ended_or_differs_is_another_run() -> None:
     assert len(set(ids)) == 5
 
 
-def test_interrupted_training_has_each_epoch_once(tmp_path: Path) -> None:
-    config = fit_config(
-        optim={"lr": 1e-3}, train={"mode": "probe_then_finetune", "probe_epochs": 2, "epochs": 3}
-    )
-    killed_run = TrackedRun(tracker(), FOLDER, PARAMS, resumes=False)
-    killed = InterruptedContext(tmp_path / "checkpoints", after=1, on_event=killed_run)
-    with pytest.raises(InterruptionError), killed_run:
-        fit(config, toy_data(8, 4), killed)
-    assert [run.info.status for run in runs()] == ["FAILED"]
-
-    with TrackedRun(tracker(), FOLDER, PARAMS, resumes=True) as again:
-        progress = fit(config, toy_data(8, 4), LocalContext(tmp_path / "checkpoints", "cpu", again))
-        best = progress.history[progress.best_epoch - 1]
-        again.finish(best)
-    (run,) = runs()
-    assert run.info.status == "FINISHED"
-    expected = [(record["epoch"], record["val_loss"]) for record in progress.history]
-    assert points(run.info.run_id, "val_loss") == expected
-    assert [step for step, _ in points(run.info.run_id, "probe/val_loss")] == [1, 2]
-    assert run.data.metrics["best_val_macro_f1"] == best["val_macro_f1"]
-    assert run.data.metrics["best_epoch"] == best["epoch"]
-
-
-def test_ctrl_c_is_an_interruption() -> None:
-    with pytest.raises(KeyboardInterrupt), TrackedRun(tracker(), FOLDER, PARAMS, resumes=False):
-        raise KeyboardInterrupt
-    assert [run.data.tags["fetal.status"] for run in runs()] == ["interrupted"]
-
-
-def test_epochs_before_tracking_was_switched_on_are_added() -> None:
-    with TrackedRun(tracker(), FOLDER, PARAMS, resumes=True) as run:
-        run({"kind": "start", "history": [epoch(1), epoch(2)]})
-        run({"kind": "epoch", **epoch(3)})
-    assert [step for step, _ in points(runs()[0].info.run_id, "val_loss")] == [1, 2, 3]
-
-
-def test_an_evaluation_is_added_to_the_run_of_its_folder(tmp_path: Path) -> None:
-    recipe, report = Recipe(), tmp_path / "report.html"
-    report.write_text("<p>fine</p>")
-    params = run_params(recipe, "abc", ClusterConfig(workers=2))
-    with TrackedRun(tracker(), str(tmp_path), params, resumes=False) as run:
-        run.finish(epoch(1))
-    scores: dict[str, Any] = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1"), 0.75)
-    figures = headline(
-        scores | {"auroc_macro": None, "images": 9, "intervals": {"accuracy": [0.5, 0.875]}}
-    )
-    files = (str(report), str(tmp_path / "missing.json"), "s3://bucket/metrics.json")
-    tracker().amend(str(tmp_path), run_params(recipe, "abc"), figures, files)
-    tracker().amend(str(tmp_path), run_params(recipe, "other"), {"test_accuracy": 0.0})
-    (found,) = runs()
-    assert {k: v for k, v in found.data.metrics.items() if k.startswith("test_")} == {
-        "test_accuracy": 0.75,
-        "test_accuracy_low": 0.5,
-        "test_accuracy_high": 0.875,
-        "test_balanced_accuracy": 0.75,
-        "test_macro_f1": 0.75,
-    }
-    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    (file,) = client.list_artifacts(found.info.run_id)
-    assert (file.path, file.file_size) == ("report.html", report.stat().st_size)
-
-
 def test_a_store_that_fails_during_a_run_costs_nothing(
-    store: Path, caplog: pytest.LogCaptureFixture
+    mlflow_db: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracking = MlflowTracker(f"sqlite:///{store}", os.environ["MLFLOW_EXPERIMENT_NAME"], pause_s=0)
+    tracking = MlflowTracker(
+        f"sqlite:///{mlflow_db}", os.environ["MLFLOW_EXPERIMENT_NAME"], pause_s=0
+    )
     run_id = tracking.begin(FOLDER, "one", PARAMS)
     tracking.epoch(run_id, epoch(1))
-    with broken(store):
+    with broken(mlflow_db):
         tracking.epoch(run_id, epoch(2))
         tracking.epoch(run_id, epoch(3))
     assert [record.levelno for record in caplog.records if record.name == "ray_jobs.tracking"] == [
@@ -270,10 +160,10 @@ def test_a_store_that_fails_during_a_run_costs_nothing(
     assert [step for step, _ in points(run_id, "val_loss")] == [1, 2, 3, 4]
 
 
-def test_epochs_wait_while_a_failed_store_is_left_alone(store: Path) -> None:
+def test_epochs_wait_while_a_failed_store_is_left_alone(mlflow_db: Path) -> None:
     tracking = tracker()
     run_id = tracking.begin(FOLDER, "one", PARAMS)
-    with broken(store):
+    with broken(mlflow_db):
         tracking.epoch(run_id, epoch(1))
     tracking.epoch(run_id, epoch(2))
     assert points(run_id, "val_loss") == []
@@ -281,12 +171,12 @@ def test_epochs_wait_while_a_failed_store_is_left_alone(store: Path) -> None:
     assert [step for step, _ in points(run_id, "val_loss")] == [1, 2]
 
 
-def test_a_store_that_fails_at_the_end_raises_nothing(store: Path, tmp_path: Path) -> None:
-    with TrackedRun(tracker(), FOLDER, PARAMS, resumes=False) as run, broken(store):
+def test_a_store_that_fails_at_the_end_raises_nothing(mlflow_db: Path, tmp_path: Path) -> None:
+    with TrackedRun(tracker(), FOLDER, PARAMS, resumes=False) as run, broken(mlflow_db):
         run({"kind": "epoch", **epoch(1)})
     tracking = tracker()
     tracked = tracking.begin(FOLDER, "one", PARAMS)
-    with broken(store, "runs"):
+    with broken(mlflow_db, "runs"):
         assert tracking.begin(str(tmp_path), "trial", {}, parent=tracked) == ""
         tracking.epoch("", epoch(1))
         tracking.end("", "failed")
