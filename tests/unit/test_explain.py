@@ -186,8 +186,10 @@ def test_heat_lies_over_the_spot_that_caused_it(
     ]
     # The feature map's cells are a sixteenth of the input's side.
     cell = [max(height, width) / 16] * 2 if fit == "letterbox" else [height / 16, width / 16]
-    assert abs(centre[0] - spot[0]) < 1.5 * cell[0]
-    assert abs(centre[1] - spot[1]) < 1.5 * cell[1]
+    # Near an edge the middle of what is seen of the spot is not the spot's own.
+    seen = [where.mean() for where in np.nonzero(image_HW)]
+    assert abs(centre[0] - seen[0]) < 1.5 * cell[0]
+    assert abs(centre[1] - seen[1]) < 1.5 * cell[1]
 
 
 def test_no_class_means_the_most_probable_one() -> None:
