@@ -9,6 +9,7 @@ import pytest
 
 from cohorts import recipe
 from fetal_core.phantom import PhantomConfig, write_cohort
+from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.prepare import prepare
 from ray_jobs.sweep import SweepJob
 from ray_jobs.tune import load_sweep, tune
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.heavy]
 SETTINGS: dict[str, Any] = {
     "preprocess": {"size_px": 48},
     "split": {"test": 0.2, "val": 0.25, "calib": 0.1, "use_official_test": False},
-    "model": {"architecture": "resnet18"},
+    "model": {"architecture": "shufflenet_v2_x0_5"},
     "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05},
     "augment": {"rotation_deg": 15, "crop": 0.15},
     "train": {"epochs": 9, "batch_size": 16},
@@ -35,17 +36,15 @@ def sweeps(
     write_cohort(PhantomConfig(images=800, patients=160, seed=5), folder / "cohort")
     settings = recipe(**SETTINGS)
     prepare(str(folder / "cohort"), str(folder / "prepared"), settings)
+    job = load_sweep("sweep", str(folder / "prepared"))
+    # One thread, and one trial at a time: any number of cores gives the same curves and order.
+    cluster = ClusterConfig(threads_per_worker=1)
     found = {}
     for scheduler in ("asha", "none"):
-        job = load_sweep("sweep", str(folder / "prepared"))
-        job = job.model_copy(
-            update={"search": job.search.model_copy(update={"scheduler": scheduler})}
-        )
-        # One at a time, so that ASHA hears of the trials in the same order on every machine.
-        found[scheduler] = (
-            job,
-            tune(str(folder / "prepared"), str(folder / scheduler), job, max_concurrent=1),
-        )
+        search = job.search.model_copy(update={"scheduler": scheduler})
+        own = job.model_copy(update={"search": search, "cluster": cluster})
+        outcome = tune(str(folder / "prepared"), str(folder / scheduler), own, max_concurrent=1)
+        found[scheduler] = own, outcome
     return found
 
 
@@ -81,8 +80,7 @@ def test_asha_finds_as_good_a_model(
 ) -> None:
     (_, stopped), (_, whole) = sweeps["asha"], sweeps["none"]
     assert [t.assignment for t in stopped.trials] == [t.assignment for t in whole.trials]
-    # A point on the machine of the README; the curves differ from processor to processor.
-    assert best_score(stopped) >= best_score(whole) - 0.05
+    assert best_score(stopped) >= best_score(whole) - 0.01
     for early, late in zip(stopped.trials, whole.trials, strict=True):
         shared = [record["val_loss"] for record in late.history[: len(early.history)]]
         assert [record["val_loss"] for record in early.history] == pytest.approx(shared, rel=1e-4)
