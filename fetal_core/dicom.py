@@ -36,7 +36,7 @@ Values = npt.NDArray[Any]
 
 DICOM_HEAD_BYTES = 132
 
-_MAX_READS = 300_000  # two or three an element
+_MAX_READS = 100_000  # two or three an element
 _MAX_FRAGMENTS = 100_000
 _MAX_SAMPLES = 4
 _MAX_BITS = 32

@@ -250,4 +250,3 @@ def _hidden(stream: bytes) -> bytes:
         struct.pack(">I4s", len(large) + 8, b"jp2c") + large,
     )
     return b"".join(boxes)
-

@@ -15,10 +15,14 @@ from typing import Any
 from fastapi import FastAPI
 from PIL import Image
 
+from builders import toy_bundle
+from fetal_core.bundle import Bundle
 from fetal_core.image_limits import ImageLimits
 from mutations import EXPLAIN, INFER, PREDICT, Hostile, hostile
 from ray_jobs.http_settings import HttpSettings
 from ray_jobs.inference import Inference
+from ray_jobs.served import ServedModel
+from serving_samples import ConstantEngine
 
 SETTINGS = HttpSettings(
     limits=ImageLimits(max_bytes=2**20, max_pixels=1_000_000, max_frames=8),
@@ -66,7 +70,16 @@ class Tally:
         lines.append(f"{'all':14}" + "".join(f"{total[status]:8}" for status in columns))
         memory = (self.start_bytes, self.warm_bytes, self.end_bytes, self.peak_bytes)
         shown = " / ".join(f"{size / 2**20:.0f}" for size in memory)
-        return "\n".join([*lines, f"resident MiB at first / after a tenth / at the end / at most: {shown}"])
+        return "\n".join(
+            [*lines, f"resident MiB at first / after a tenth / at the end / at most: {shown}"]
+        )
+
+
+def cheap_model(folder: Path) -> ServedModel:
+    """Decodes and explains as in service; only the scores are constant."""
+    toy_bundle().save(str(folder))
+    info = Bundle.load(str(folder)).info
+    return ServedModel(ConstantEngine(), info, "toy", "1", str(folder))
 
 
 async def run(app: FastAPI, inference: Inference, numbers: range) -> Tally:
@@ -104,9 +117,9 @@ async def ask(app: FastAPI, asked: Hostile) -> tuple[int, dict[bytes, bytes], by
         if left:
             chunk = left.pop(0)
             return {"type": "http.request", "body": chunk, "more_body": _more(left, asked)}
-        if asked.ending == "gone":
-            return {"type": "http.disconnect"}
-        await asyncio.sleep(60)
+        if asked.ending != "gone":
+            await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)

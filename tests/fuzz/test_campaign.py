@@ -11,19 +11,15 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from builders import toy_bundle
-from campaign import SETTINGS, run
-from fetal_core.bundle import Bundle
+from campaign import SETTINGS, cheap_model, run
 from mutations import KINDS, hostile
 from ray_jobs.http_api import create_app
 from ray_jobs.inference import Inference
-from ray_jobs.served import ServedModel
 from seeds import CANARY
-from serving_samples import ConstantEngine
 
 INPUTS = int(os.environ.get("FETAL_FUZZ_INPUTS", "5000"))
 FIRST = int(os.environ.get("FETAL_FUZZ_FIRST", "0"))
-GROWTH_MIB = 100
+GROWTH_MIB = 200  # what the allocator keeps for the next request included
 PEAK_MIB = 400
 
 
@@ -61,10 +57,7 @@ def kept() -> Iterator[Kept]:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[tuple[FastAPI, Inference]]:
-    """Decoding and explaining as in service; only the scores are constant."""
-    toy_bundle().save(str(tmp_path))
-    info = Bundle.load(str(tmp_path)).info
-    inference = Inference(SETTINGS, ServedModel(ConstantEngine(), info, "toy", "1", str(tmp_path)))
+    inference = Inference(SETTINGS, cheap_model(tmp_path))
     yield create_app(inference, SETTINGS), inference
     inference.close()
 
