@@ -23,6 +23,7 @@ PALETTE = ("#360079", "#740786", "#b02478", "#e34959", "#ff8035", "#ffbe56", "#f
 """Colours of heat from 0 to 1 in equal steps; lightness rises, also for colour-blind eyes."""
 
 _MOST_OPAQUE = 0.7
+_BLOCK_ROWS = 64  # in double precision, which takes fifty bytes a pixel
 _LAST_MAP: dict[type[nn.Module], str] = {
     models.AlexNet: "features",
     models.ConvNeXt: "features",
@@ -92,12 +93,22 @@ def overlay_png(image_HW: NDArray[np.uint8], heat_HW: NDArray[np.float32]) -> by
         image_HW: grey uint8.
         heat_HW: float32 in [0, 1] of the same shape.
     """
+    mixed_HWC = np.empty((*image_HW.shape, 3), np.uint8)
+    for start in range(0, len(image_HW), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        mixed_HWC[rows] = _mixed(image_HW[rows], heat_HW[rows])
+    buffer = io.BytesIO()
+    Image.fromarray(mixed_HWC).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def _mixed(image_HW: NDArray[np.uint8], heat_HW: NDArray[np.float32]) -> NDArray[np.float64]:
     levels_HW = np.rint(heat_HW * 255).astype(np.uint8)
     alpha_HW1 = (_MOST_OPAQUE * heat_HW)[..., None]
-    mixed_HWC = (1 - alpha_HW1) * image_HW[..., None] + alpha_HW1 * palette_table()[levels_HW]
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(mixed_HWC).astype(np.uint8)).save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
+    mixed_HWC: NDArray[np.float64] = np.rint(
+        (1 - alpha_HW1) * image_HW[..., None] + alpha_HW1 * palette_table()[levels_HW]
+    )
+    return mixed_HWC
 
 
 def palette_table() -> NDArray[np.float64]:

@@ -20,6 +20,13 @@ from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugi
 
 from fetal_core import dicom
 from fetal_core.errors import ImageError
+from fetal_core.file_structure import (
+    MAX_BLOCKS,
+    check_directories,
+    check_run_lengths,
+    check_scans,
+    too_complex,
+)
 from fetal_core.image_limits import (
     ImageInfo,
     ImageLimits,
@@ -132,12 +139,19 @@ def _open(data: bytes, limits: ImageLimits) -> Iterator[ImageFile.ImageFile]:
             "the content is not a PNG, JPEG, TIFF, BMP or DICOM image, whatever its name says",
             "Replace it by the image, or remove it",
         )
-    if kind == "PNG":
-        _check_png(data, limits)
+    match kind:
+        case "PNG":
+            _check_png(data, limits)
+        case "JPEG":
+            check_scans(data)
+        case "TIFF":
+            check_directories(data, limits)
     with _silenced():
         image = _PLUGINS[kind](io.BytesIO(data))
     with image:
         check_size(*image.size, limits)
+        if any(tile[0] == "bmp_rle" for tile in image.tile):
+            check_run_lengths(len(data))
         yield image
 
 
@@ -148,7 +162,7 @@ def _check_png(data: bytes, limits: ImageLimits) -> None:
     width_px, height_px = struct.unpack_from(">II", data, 16)
     check_size(width_px, height_px, limits)
     view, start = memoryview(data), 8
-    while True:
+    for _ in range(MAX_BLOCKS):
         if start + 12 > len(data):
             raise truncated()
         length, name = struct.unpack_from(">I4s", data, start)
@@ -163,6 +177,7 @@ def _check_png(data: bytes, limits: ImageLimits) -> None:
         if name == b"IEND":
             return
         start = end
+    raise too_complex(f"the PNG image comes in more than {MAX_BLOCKS:,} blocks")
 
 
 def _count_frames(image: ImageFile.ImageFile, limits: ImageLimits) -> int:

@@ -12,10 +12,11 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from fetal_core import storage
 from fetal_core.api_keys import KeyStore
@@ -74,6 +75,10 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 _PNG: dict[int | str, dict[str, Any]] = {
     200: {"description": "The heat map over the image", "content": {"image/png": _BINARY}}
 }
+
+
+def _answers(model: type[BaseModel], *problems: int) -> dict[int | str, dict[str, Any]]:
+    return {200: {"model": model}, **{status: _PROBLEMS[status] for status in problems}}
 
 
 def create_app(inference: Inference, settings: HttpSettings) -> FastAPI:
@@ -142,12 +147,12 @@ def _images(inference: Inference, settings: HttpSettings) -> APIRouter:
 def _state(inference: Inference) -> APIRouter:
     routes = APIRouter(tags=["state"])
 
-    @routes.get("/v1/model", responses={200: {"model": ModelCard}, 503: _PROBLEMS[503]})
+    @routes.get("/v1/model", responses=_answers(ModelCard, 401, 503))
     async def model() -> Response:
         """The card of the model that answers now."""
         return _json(model_card(inference.model))
 
-    @routes.get("/v1/models", responses={200: {"model": ModelList}})
+    @routes.get("/v1/models", responses=_answers(ModelList, 401))
     async def models() -> Response:
         """All models that answer now."""
         served = [inference.model] if inference.ready else []
@@ -158,13 +163,13 @@ def _state(inference: Inference) -> APIRouter:
         """Whether the process lives."""
         return _json({"status": "alive"})
 
-    @routes.get("/readyz", responses={200: {"model": Health}, 503: _PROBLEMS[503]})
+    @routes.get("/readyz", responses=_answers(Health, 503))
     async def readyz() -> Response:
         """Whether a model is loaded and warmed up."""
         _ = inference.model
         return _json({"status": "ready"})
 
-    @routes.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
+    @routes.get("/metrics", response_class=PlainTextResponse, responses={401: _PROBLEMS[401]})
     async def metrics() -> Response:
         """Counters for Prometheus."""
         return Response(inference.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -87,7 +87,7 @@ class _Form:
         if not 0 < len(boundary) <= _LONGEST_BOUNDARY:
             raise _malformed(f"its boundary must have 1 to {_LONGEST_BOUNDARY} characters")
         self._max_files = max_files
-        self._parts: list[list[bytes]] = []
+        self._parts: list[bytearray] = []
         self._field = self._value = b""
         self._named = self._ended = False
         self._parser = MultipartParser(
@@ -117,18 +117,18 @@ class _Form:
             raise _malformed("it has no part named file")
         files = []
         while self._parts:
-            files.append(b"".join(self._parts.pop(0)))
+            files.append(bytes(self._parts.pop(0)))
         return files
 
     def _begin(self) -> None:
         if len(self._parts) == self._max_files:
             detail = f"The request has more than {self._max_files} files. Send several requests."
             raise ProblemError(413, "too-many-files", detail)
-        self._parts.append([])
+        self._parts.append(bytearray())
         self._named = False
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        self._parts[-1].append(data[start:end])
+        self._parts[-1] += data[start:end]
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]

@@ -31,7 +31,7 @@ from ray_jobs.infer_request import (
     parse_request,
 )
 from ray_jobs.inference import Inference
-from ray_jobs.problems import ProblemError, problem_of
+from ray_jobs.problems import MEDIA_TYPE, ProblemError, problem_of
 from ray_jobs.served import ServedModel
 from ray_jobs.serving_errors import FileError, TooSlowError
 from ray_jobs.tensors import ProtocolError
@@ -57,6 +57,16 @@ _FAULT_SCHEMA = {
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/json": {"schema": _FAULT_SCHEMA}}}
     for status, text in _FAULTS.items()
+}
+_RESPONSES[401] = {"description": "No valid API key", "content": {MEDIA_TYPE: {}}}
+_READINESS: dict[int | str, dict[str, Any]] = {
+    503: {"description": "No model is loaded", "content": {"application/json": {}}}
+}
+_INFERRED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The outputs asked for, as JSON or with binary data behind it",
+        "content": {"application/json": {}, "application/octet-stream": {}},
+    }
 }
 _INFER_BODY = {
     "requestBody": {
@@ -101,7 +111,7 @@ def router(inference: Inference, settings: HttpSettings) -> APIRouter:
     async def live() -> Response:
         return _json({"live": True})
 
-    @routes.get("/health/ready")
+    @routes.get("/health/ready", responses=_READINESS)
     async def ready() -> Response:
         return _json({"ready": inference.ready}, 200 if inference.ready else 503)
 
@@ -115,8 +125,8 @@ def router(inference: Inference, settings: HttpSettings) -> APIRouter:
     async def model_ready(name: str, version: str | None = None) -> Response:
         return _json({"name": _served(inference, name, version).name, "ready": True})
 
-    @routes.post(f"{_MODEL}/infer", openapi_extra=_INFER_BODY)
-    @routes.post(f"{_VERSION}/infer", openapi_extra=_INFER_BODY)
+    @routes.post(f"{_MODEL}/infer", responses=_INFERRED, openapi_extra=_INFER_BODY)
+    @routes.post(f"{_VERSION}/infer", responses=_INFERRED, openapi_extra=_INFER_BODY)
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         model = _served(inference, name, version)
         size_px = model.info.preprocess.size_px

@@ -245,11 +245,11 @@ def test_a_class_that_is_not_there_is_refused(class_index: int) -> None:
 
 
 def test_overlay_is_the_image_where_cold_and_coloured_where_hot() -> None:
-    image_HW = texture(8, 30, 50)
-    heat_HW = np.zeros((30, 50), np.float32)
+    image_HW = texture(8, 150, 50)
+    heat_HW = np.zeros((150, 50), np.float32)
     heat_HW[:, 25:] = 1
     with Image.open(io.BytesIO(overlay_png(image_HW, heat_HW))) as picture:
-        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (50, 30))
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (50, 150))
         pixels_HWC = np.asarray(picture).astype(float)
     np.testing.assert_array_equal(pixels_HWC[:, :25], np.stack([image_HW[:, :25]] * 3, axis=-1))
     hottest = np.array(list(bytes.fromhex(PALETTE[-1][1:])))
