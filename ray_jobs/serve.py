@@ -146,6 +146,8 @@ def main(argv: Sequence[str]) -> None:
             f"--host {args.host}: reachable from other machines. Give --keys FILE "
             "(`fetal key create NAME` makes one), or listen on 127.0.0.1."
         )
+    if not _is_loopback(args.host) and hasattr(os, "geteuid") and os.geteuid() == 0:
+        say("warning: other machines reach a service that runs as root; any user can run it")
     threads = args.threads or max(1, cores() // args.replicas)
     config = ServeConfig(
         model=args.model,
