@@ -49,7 +49,9 @@ def contenders(bundle: str, peers: str | None, extra: list[str]) -> list[Contend
         found += [
             Contender("FastAPI", (peers, "-m", "bench.serving.peer_fastapi")),
             Contender("LitServe", (peers, "-m", "bench.serving.peer_litserve"), multipart=True),
-            Contender("BentoML", (*bento, "--port", "{port}", "--host", "127.0.0.1")),
+            Contender(
+                "BentoML", (*bento, "--port", "{port}", "--host", "127.0.0.1"), multipart=True
+            ),
         ]
     return found
 

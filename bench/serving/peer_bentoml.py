@@ -18,6 +18,6 @@ class Planes:
         self.model = Model()
 
     @bentoml.api
-    def predict(self, image: PILImage) -> dict[str, Any]:
-        image_HW = np.asarray(image.convert("L"))
+    def predict(self, file: PILImage) -> dict[str, Any]:
+        image_HW = np.asarray(file.convert("L"))
         return self.model.answers(preprocess(image_HW, self.model.config)[None])[0]

@@ -1,13 +1,11 @@
-"""Peer: LitServe with its dynamic batching."""
-
-from __future__ import annotations
+"""Peer: LitServe with its dynamic batching; it looks at annotations, which must not be strings."""
 
 import os
 from typing import Any
 
 import litserve
 import numpy as np
-from fastapi import UploadFile
+from fastapi import Request
 
 from bench.serving.common import Model
 
@@ -16,7 +14,7 @@ class Planes(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.model = Model()
 
-    def decode_request(self, request: dict[str, UploadFile]) -> np.ndarray:
+    def decode_request(self, request: Request) -> np.ndarray:
         return self.model.image(request["file"].file.read())
 
     def batch(self, inputs: list[np.ndarray]) -> np.ndarray:
