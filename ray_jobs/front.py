@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 
+from pydantic import Field, PositiveInt
+
 from fetal_core.config import Config
 from ray_jobs.cluster import ResourceError
 from ray_jobs.problems import MEDIA_TYPE, ProblemError
@@ -79,15 +81,39 @@ class FrontConfig(Config):
     """
 
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: int = Field(default=8000, ge=1, le=65535)
     certificate: str | None = None
-    connections: int = 1000
+    connections: PositiveInt = 1000
 
     @property
     def url(self) -> str:
         """The endpoint's address."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http{'s' if self.certificate else ''}://{host}:{self.port}"
+
+
+def check(config: FrontConfig) -> None:
+    """Refuse at once what would otherwise be found when all replicas have started.
+
+    Raises:
+        ResourceError: the address cannot be listened on, or the certificate cannot be read.
+    """
+    if config.certificate is not None:
+        try:
+            Path(config.certificate).read_bytes()
+        except OSError as error:
+            raise ResourceError(
+                f"{config.certificate}: cannot be read: {error.strerror}. Give a PEM file with "
+                "certificate, chain and private key."
+            ) from None
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        socket.create_server((config.host, config.port), family=family).close()
+    except OSError as error:
+        raise ResourceError(
+            f"{config.url}: the endpoint cannot listen there: {error.strerror}. "
+            "Choose another --port or --host."
+        ) from None
 
 
 def free_port() -> int:

@@ -18,13 +18,14 @@ from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 
 from fetal_core import storage
+from fetal_core.config import parse
 from fetal_core.errors import ConfigError
 from fetal_core.machine import cores
 from ray_jobs.cluster import ResourceError, connected, machines
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say
 from ray_jobs.following import find_model
-from ray_jobs.front import FrontConfig, front, haproxy
+from ray_jobs.front import FrontConfig, check, front, haproxy
 from ray_jobs.http_settings import HttpSettings
 from ray_jobs.serve_app import ServeConfig, build, slots
 
@@ -148,18 +149,20 @@ def main(argv: Sequence[str]) -> None:
         )
     if not _is_loopback(args.host) and hasattr(os, "geteuid") and os.geteuid() == 0:
         say("warning: other machines reach a service that runs as root; any user can run it")
-    threads = args.threads or max(1, cores() // args.replicas)
-    config = ServeConfig(
-        model=args.model,
-        registry=args.registry,
-        engine=args.engine,
-        threads=threads,
-        replicas=args.replicas,
-        gpus=args.gpus,
-        shadow=args.shadow,
-        http=http,
-    )
-    listen = FrontConfig(host=args.host, port=args.port, certificate=args.tls)
+    values = {
+        "model": args.model,
+        "registry": args.registry,
+        "engine": args.engine,
+        "threads": args.threads or max(1, cores() // max(1, args.replicas)),
+        "replicas": args.replicas,
+        "gpus": args.gpus,
+        "shadow": args.shadow,
+        "http": http,
+    }
+    config = parse(ServeConfig, values, "fetal serve")
+    where = {"host": args.host, "port": args.port, "certificate": args.tls}
+    listen = parse(FrontConfig, where, "fetal serve")
+    check(listen)
     for model in (args.model, args.shadow):
         if model is not None:
             find_model(model, args.registry)

@@ -177,6 +177,9 @@ def test_the_command_serves_and_stops(trained: TrainOutcome, cohort: Path, tmp_p
     [
         (("nothing",), "neither a model bundle nor"),
         (("--host", "0.0.0.0"), "Give --keys FILE"),
+        (("--replicas", "0"), "replicas"),
+        (("--port", "99999"), "port"),
+        (("--tls", "nothing.pem"), "nothing.pem: cannot be read"),
     ],
 )
 def test_a_wrong_command_is_told(
