@@ -24,6 +24,7 @@ from pydantic import Field, PositiveInt
 
 from fetal_core.config import Config
 from ray_jobs.cluster import ResourceError
+from ray_jobs.kept_process import KeptProcess
 from ray_jobs.problems import MEDIA_TYPE, ProblemError
 
 _READY_S = 20.0
@@ -143,8 +144,10 @@ def socket_path(folder: Path, slot: int) -> Path:
 @contextmanager
 def front(
     program: str, config: FrontConfig, folder: Path, slots: int, body_s: float, answer_s: float
-) -> Iterator[subprocess.Popen[bytes]]:
-    """HAProxy while the block lasts; afterwards it ends when all requests are answered.
+) -> Iterator[KeptProcess]:
+    """HAProxy while the block lasts, started again if it ends before.
+
+    Afterwards it ends when all requests are answered.
 
     Args:
         program: path of HAProxy.
@@ -160,25 +163,30 @@ def front(
     path = folder / "haproxy.cfg"
     path.write_text(_configuration(config, folder, slots, body_s, answer_s))
     log = folder / "haproxy.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [program, "-db", "-f", str(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            preexec_fn=_end_with_parent,
-            start_new_session=True,
-        )
+
+    def start() -> subprocess.Popen[bytes]:
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                [program, "-db", "-f", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_end_with_parent,
+                start_new_session=True,
+            )
+
+    first = start()
     try:
-        _wait_until_it_listens(process, log, folder, config.url)
-        yield process
+        _wait_until_it_listens(first, log, folder, config.url)
+    except BaseException:
+        first.kill()
+        first.wait()
+        raise
+    kept = KeptProcess("HAProxy", start, first)
+    try:
+        yield kept
     finally:
-        process.send_signal(signal.SIGUSR1)
-        try:
-            process.wait(_DRAIN_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        kept.stop(signal.SIGUSR1, _DRAIN_S)
 
 
 def _configuration(

@@ -61,6 +61,31 @@ def standing(
         yield config
 
 
+def test_it_is_started_again_when_it_is_killed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert PROGRAM is not None
+    config = FrontConfig(port=free_port())
+    with replica(tmp_path, 1), front(PROGRAM, config, tmp_path, 1, 10, 10) as kept:
+        for _ in range(2):
+            killed = kept.process
+            killed.kill()
+            until = time.monotonic() + 20
+            while kept.process is killed or answer_or_none(config) != 200:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        last = kept.process
+    assert last.poll() is not None
+    assert caplog.text.count("starting it again") == 2
+
+
+def answer_or_none(config: FrontConfig) -> int | None:
+    try:
+        return ask(config)[0]
+    except OSError:
+        return None
+
+
 def ask(config: FrontConfig, body: bytes = b"x") -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(config.host, config.port, timeout=30)
     try:
