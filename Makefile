@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --constraint constraints.txt --editable
 SOURCES = pyproject.toml constraints.txt
+# Tests that run at a time; a file's tests stay together, since they share what they start.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-heavy check clean
@@ -17,7 +19,7 @@ demo: $(VENV)/runtime.done ## install, then the whole way on synthetic images, i
 	$(BIN)/fetal demo
 
 test: $(VENV)/test.done ## install, then all tests but the heavy ones (ARGS="-k split" selects)
-	$(BIN)/python -m pytest -m "not heavy" $(ARGS)
+	$(BIN)/python -m pytest -m "not heavy" -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-heavy: $(VENV)/test.done ## install, then the tests that only continuous integration runs
 	$(BIN)/python -m pytest -m heavy $(ARGS)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
+from websockets.sync.client import connect
 
 from cohorts import kill
 from fetal_core.api_keys import KeyStore
@@ -113,3 +114,10 @@ def test_it_answers_on_a_cluster(
     status, answer = ask(f"{url}/v1/predict", image, key)
     assert status == 200
     assert answer["model"] == {"name": "planes", "version": "1"}
+    with connect(f"ws://127.0.0.1:{port}/v1/stream", additional_headers={"X-API-Key": key}) as live:
+        live.send(image)
+        found = json.loads(live.recv(timeout=60))
+    assert found["type"] == "result"
+    assert found["probabilities"] == pytest.approx(
+        answer["results"][0]["frames"][0]["probabilities"], abs=1e-4
+    )
