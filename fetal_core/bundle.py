@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -135,13 +136,16 @@ def software_versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Commit of the source tree this package runs from; None outside a checkout."""
+    """Commit of the source tree this package runs from.
+
+    Outside a checkout, as on a cluster, the one that ``FETAL_GIT_COMMIT`` names, else None.
+    """
     folder = Path(__file__).resolve().parent
     command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("FETAL_GIT_COMMIT")
     return done.stdout.strip()
 
 

@@ -22,6 +22,8 @@ COMMANDS = {
     "rollback": "let an alias name its version before",
     "serve": "answer over HTTP, with a web page",
     "key": "API keys of the endpoint: create, revoke, list",
+    "submit": "run a stage as a job on a Ray cluster",
+    "jobs": "jobs of a cluster: list, status, logs, follow, stop",
     "phantom": "write a synthetic ultrasound cohort",
 }
 
@@ -71,8 +73,8 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "`fetal COMMAND --help` lists a command's arguments. On a cluster:",
-            "`ray job submit --working-dir . -- python -m ray_jobs.COMMAND ...`",
+            "`fetal COMMAND --help` lists a command's arguments.",
+            "`fetal submit COMMAND ...` runs it on a cluster.",
         ]
     )
 

@@ -153,9 +153,14 @@ class TrainArgs:
 
 def main(argv: Sequence[str]) -> None:
     """The command line of this stage."""
-    args = parse_args(TrainArgs, argv, "fetal train", _run_uri)
+    args = read_args(argv)
     run_uri = _run_uri(args)
     show(train_shown(args.prepared, run_uri, args.job.recipe(), args.job.cluster))
+
+
+def read_args(argv: Sequence[str]) -> TrainArgs:
+    """The arguments; settings that are not given are the run's own, or the cohort's."""
+    return parse_args(TrainArgs, argv, "fetal train", _run_uri)
 
 
 def _run_uri(args: TrainArgs) -> str:

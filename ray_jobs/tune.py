@@ -236,16 +236,22 @@ def main(argv: Sequence[str]) -> None:
     if argv and argv[0] == "best":
         tune_best.main(argv[1:])
         return
-    args = parse_args(TuneArgs, argv, "fetal tune", base=_settings)
+    args = read_args(argv)
     prepared, name = args.prepared, args.name
     if args.resume is not None:
         name = args.resume
         prepared = prepared or _sweep(argv, name).settings()[0].uri
-    if not prepared:
+    show(tune_shown(prepared, storage.join(args.runs, name), args.job, args.max_concurrent))
+
+
+def read_args(argv: Sequence[str]) -> TuneArgs:
+    """The arguments; settings that are not given are the resumed sweep's, or the cohort's."""
+    args = parse_args(TuneArgs, argv, "fetal tune", base=_settings)
+    if not args.prepared and args.resume is None:
         raise ConfigError("give the folder that `fetal prepare` wrote, or --resume NAME.")
     if args.max_concurrent is not None and args.max_concurrent < 1:
         raise ConfigError(f"--max-concurrent {args.max_concurrent}: at least one is needed.")
-    show(tune_shown(prepared, storage.join(args.runs, name), args.job, args.max_concurrent))
+    return args
 
 
 def tune_shown(
