@@ -37,7 +37,7 @@ def rendered(overlay: str) -> str:
 
 
 def objects(overlay: str) -> list[Object]:
-    return list(yaml.safe_load_all(rendered(overlay)))
+    return list(yaml.load_all(rendered(overlay), Loader=yaml.CSafeLoader))
 
 
 def named(overlay: str, kind: str, name: str | None = None) -> Object:
