@@ -21,6 +21,7 @@ COMMANDS = {
     "promote": "let an alias name a version",
     "rollback": "let an alias name its version before",
     "serve": "answer over HTTP, with a web page",
+    "doctor": "check this machine or a cluster before a run",
     "key": "API keys of the endpoint: create, revoke, list",
     "submit": "run a stage as a job on a Ray cluster",
     "jobs": "jobs of a cluster: list, status, logs, follow, stop",

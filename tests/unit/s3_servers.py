@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from typing import Any
 
 import boto3
@@ -28,13 +29,21 @@ class Server:
         self.uri = ""
         self.before: Callable[[Environ], None] = lambda environ: None
         self.after: Callable[[Environ], None] = lambda environ: None
+        self.denied: Callable[[Environ], bool] = lambda environ: False
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         self.before(environ)
+        if self.denied(environ):
+            start_response("403 Forbidden", [("Content-Type", "application/xml"), _date()])
+            return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
         with self._lock:
             answer = list(self._app(environ, start_response))
         self.after(environ)
         return answer
+
+
+def _date() -> tuple[str, str]:
+    return "Date", formatdate(usegmt=True)
 
 
 def is_write(environ: Environ, name: str) -> bool:

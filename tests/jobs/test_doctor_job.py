@@ -1,0 +1,85 @@
+"""`fetal doctor` on a real cluster of two nodes, of which one has another version of a package."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from cohorts import run
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a cluster of `first` and `second`; `second` has an old pyarrow installed."""
+    old = tmp_path_factory.mktemp("site")
+    (old / "pyarrow-1.2.3.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: pyarrow\nVersion: 1.2.3\n"
+    (old / "pyarrow-1.2.3.dist-info" / "METADATA").write_text(metadata)
+    path = os.pathsep.join([str(old), *filter(None, [os.environ.get("PYTHONPATH")])])
+    cluster = Cluster()
+    try:
+        cluster.add_node(node_name="first", object_store_memory=100 * 2**20)
+        cluster.add_node(
+            node_name="second", object_store_memory=100 * 2**20, env_vars={"PYTHONPATH": path}
+        )
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+def found(output: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Findings of ``--json`` by check and node."""
+    findings: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for finding in json.loads(output)["findings"]:
+        findings.setdefault((finding["check"], finding["node"]), []).append(finding)
+    return findings
+
+
+def test_every_node_is_looked_at_and_the_one_that_differs_is_named(
+    two_nodes: str, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    words = ("--address", two_nodes, "--storage", str(runs), "--probe-mib", "1", "--json")
+    code, output = run("doctor", *words, cwd=tmp_path)
+    assert code == 1, output
+    findings = found(output)
+    for check in (
+        "free-disk",
+        "free-memory",
+        "shared-memory",
+        "cores",
+        "clock",
+        "storage",
+        "ports",
+    ):
+        for node in ("first", "second"):
+            assert (check, node) in findings, output
+    (differing,) = findings["same-versions", "second"]
+    assert differing["severity"] == "fail"
+    assert "pyarrow 1.2.3 (here " in differing["seen"]
+    assert ("same-versions", "first") not in findings
+    for node in ("first", "second"):
+        assert findings["storage", node][0]["severity"] != "fail", output
+        assert findings["ports", node][0]["severity"] == "ok", output
+        assert findings["clock", node][0]["severity"] == "ok", output
+    assert not runs.exists()
+    assert not any(key[0] == "answer" for key in findings)
+
+
+def test_a_port_where_no_cluster_answers_is_told(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as closed:
+        port = closed.getsockname()[1]
+    code, output = run("doctor", "--address", f"127.0.0.1:{port}", cwd=tmp_path)
+    assert code == 2
+    assert "no Ray cluster answers there" in output
+    assert "Traceback" not in output
