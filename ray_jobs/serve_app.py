@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +70,7 @@ class Planes:
         """
         self._config = parse(ServeConfig, config, "the deployment's arguments")
         self._inference = Inference(self._config.http)
+        self._inference.metrics.replica = f"{socket.gethostname()}:{os.getpid()}"
         self._followers = [self._following(self._config.model, self._inference.swap)]
         if self._config.shadow is not None:
             shadowing = self._inference.set_shadow

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _IMAGES = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 
 
 class ServingMetrics:
-    """Counters of requests, batches and decisions, and the model that is served."""
+    """Counters of requests, batches and decisions, and the model that is served.
+
+    Attributes:
+        replica: name of this process where several answer at one address, of which a scrape reaches
+            any: it becomes a label of all metrics, without which counters would seem to go back.
+    """
 
     def __init__(self, pending: Callable[[], float]) -> None:
+        self.replica = ""
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "fetal_requests",
@@ -62,4 +70,21 @@ class ServingMetrics:
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+        if not self.replica:
+            return generate_latest(self.registry)
+        return generate_latest(_Labelled(self.registry, {"replica": self.replica}))
+
+
+class _Labelled(Collector):
+    """The metrics of another collector with some labels more."""
+
+    def __init__(self, collector: Collector, labels: dict[str, str]) -> None:
+        self._collector, self._labels = collector, labels
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._collector.collect():
+            family.samples = [
+                sample._replace(labels={**sample.labels, **self._labels})
+                for sample in family.samples
+            ]
+            yield family

@@ -73,7 +73,7 @@ def test_answers_are_those_of_fetal_predict(address: str, registry: Registry, co
 def test_the_shadow_gets_a_copy_of_the_frames(address: str, cohort: Path) -> None:
     assert get(f"{address}/v1/predict", next((cohort / "images").iterdir()).read_bytes())[0] == 200
     deadline = time.monotonic() + 30
-    while 'fetal_shadow_frames_total{outcome="agrees"}' not in text(f"{address}/metrics"):
+    while 'fetal_shadow_frames_total{outcome="agrees",replica="' not in text(f"{address}/metrics"):
         assert time.monotonic() < deadline, text(f"{address}/metrics")
         time.sleep(0.1)
 
