@@ -7,11 +7,12 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
 import ray.data
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fetal_core import storage
@@ -143,7 +144,8 @@ def _connect(address: str) -> None:
         options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     try:
         _probe(address)
-        ray.init(**options)
+        with _spared_by_the_terminal():
+            ray.init(**options)
     except Exception as error:  # Ray has no class for what may go wrong here
         ray.shutdown()
         raise ResourceError(_not_connected(address, error)) from error
@@ -156,6 +158,21 @@ def _stay_on_loopback() -> None:
     """
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+@contextmanager
+def _spared_by_the_terminal() -> Iterator[None]:
+    """Let Ray start its processes in process groups of their own.
+
+    A terminal and `timeout` signal a whole group: without its own store and scheduler, Ray could
+    not end in order when the command is asked to.
+    """
+    start = services.ConsolePopen
+    services.ConsolePopen = partial(start, process_group=0)  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = start  # type: ignore[misc]
 
 
 def _probe(address: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -24,6 +25,7 @@ ArgsT = TypeVar("ArgsT")
 
 CUT_OFF = 1
 INTERRUPTED = 130
+STOPPED = 143
 
 
 def parse_args(
@@ -82,6 +84,12 @@ def entry(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | Non
     except KeyboardInterrupt:
         errors.print("interrupted; run the same command again to continue")
         return INTERRUPTED
+    except SystemExit as stop:
+        if stop.code != signal.SIGTERM:
+            raise
+        # Ray's handler exits with the number of the signal.
+        errors.print("stopped; run the same command again to continue")
+        return STOPPED
     except BrokenPipeError:
         return cut_off()
 

@@ -19,10 +19,12 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from fetal_core.errors import FetalError
+from ray_jobs.command import STOPPED
 from ray_jobs.console import console, errors, say
 
+_AUTH_MODE = "RAY_AUTH_MODE"
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-STOPPED = 143
+
 FAILED = 1
 _CONNECT_S = 10
 _PAUSE_S = 1.0
@@ -67,16 +69,26 @@ def connect(address: str | None) -> JobSubmissionClient:
     Raises:
         JobServerError: nothing answers there, or the token is missing or wrong.
     """
-    for name in ("ray.dashboard", "ray._private.authentication"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
     if address is not None:
         # Ray's client would let them override its argument.
         for key in ADDRESSES:
             os.environ.pop(key, None)
     with told(address):
         _probe(address or next((os.environ[key] for key in ADDRESSES if key in os.environ), ""))
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        use_token()
         return JobSubmissionClient(address)
+
+
+def use_token() -> bool:
+    """Send the token that Ray finds here, unless ``RAY_AUTH_MODE`` is set.
+
+    Returns:
+        Whether other commands of Ray need ``RAY_AUTH_MODE=token`` to do the same.
+    """
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    decided = _AUTH_MODE in os.environ
+    return maybe_enable_token_auth_if_token_available(warn_if_disabled=False) and not decided
 
 
 def other_machines(client: JobSubmissionClient) -> list[str]:
@@ -208,6 +220,8 @@ def _probe(address: str) -> None:
 def _refusal(text: str) -> str:
     if "Forbidden" in text or "invalid" in text:
         return "the cluster does not accept this token."
+    if "cannot be opened" in text:
+        return f"{os.environ.get('RAY_AUTH_TOKEN_PATH')}: no token can be read from this file."
     return "the cluster asks for a token, and none was found."
 
 

@@ -19,6 +19,7 @@ from ray.job_submission import JobSubmissionClient
 
 from fetal_core import storage
 from fetal_core.bundle import git_commit
+from fetal_core.config import nearest
 from fetal_core.errors import ConfigError, StorageError
 from ray_jobs import submission
 from ray_jobs.command import INTERRUPTED, flag_value, parse_args, stage
@@ -81,21 +82,21 @@ class Submission:
 
     def command(self, args: SubmitArgs) -> str:
         """The `ray job submit` that does the same; the shell fills in what is not to be shown."""
+        settings = ["RAY_AUTH_MODE=token"] if submission.use_token() else []
         words = ["ray", "job", "submit"]
-        prefix = ""
         if args.address is not None:
             words += ["--address", args.address]
             if any(key in os.environ for key in submission.ADDRESSES):
-                prefix = f"RAY_API_SERVER_ADDRESS={shlex.quote(args.address)} "
+                settings.append(f"RAY_API_SERVER_ADDRESS={args.address}")
         if args.submission_id is not None:
             words += ["--submission-id", args.submission_id]
         if args.no_wait:
             words += ["--no-wait"]
         words += ["--working-dir", args.working_dir]
-        shown = shlex.join(words)
+        shown = shlex.join([*settings, *words])
         if environment := self.environment(hidden=True):
             shown += f" --runtime-env-json {self._filled_in_by_the_shell(environment)}"
-        return f"{prefix}{shown} -- {shlex.join(self.entrypoint)}"
+        return f"{shown} -- {shlex.join(self.entrypoint)}"
 
     def environment(self, hidden: bool = False) -> dict[str, Any]:
         """The whole runtime environment; with marks for what is not to be shown."""
@@ -134,7 +135,8 @@ def main(argv: Sequence[str]) -> int:
     sent = _submission(args, [args.stage, *words], folder)
     if unchecked is not None:
         errors.print(unchecked, markup=False)
-    say(sent.command(args))
+    with submission.told(args.address):
+        say(sent.command(args))
     if args.dry_run:
         return 0
     client = submission.connect(args.address)
@@ -143,13 +145,20 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """The words up to the stage's name, and the stage's own words."""
-    flags = {f"--{field.name.replace('_', '-')}" for field in fields(SubmitArgs)}
+    """The words up to the stage's name, and the stage's own words.
+
+    Raises:
+        ConfigError: an unknown option before the stage's name.
+    """
+    flags = [f"--{field.name.replace('_', '-')}" for field in fields(SubmitArgs)]
     position = 0
     while position < len(argv) and argv[position].startswith("-"):
         flag, _, value = argv[position].partition("=")
+        if flag in ("-h", "--help"):
+            return [flag], ()
         if flag not in flags:
-            return argv, ()  # for the parser to explain
+            hint = nearest(flag, flags) or "."
+            raise ConfigError(f"fetal submit {flag}: no such option{hint} See --help.")
         position += 1 if value or flag in _SWITCHES else 2
     return argv[: position + 1], argv[position + 1 :]
 

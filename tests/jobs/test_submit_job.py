@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections.abc import Iterator
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
-from cohorts import flags, recipe
-from job_server import JobServer, job_server
+from cohorts import flags, kill, recipe
+from fetal_core.runlog import training_history
+from job_server import JobServer, finished, job_server
 
 pytestmark = pytest.mark.ray
 
-SETTINGS = recipe(train={"epochs": 6, "batch_size": 8})
+EPOCHS = 40
+SETTINGS = recipe(train={"epochs": EPOCHS, "batch_size": 8})
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -48,8 +55,7 @@ def test_a_job_that_fails_gives_its_exit_code_and_one_message(
     assert output.count("not a run. Give the folder `fetal train` printed.") == 1
     assert "Traceback" not in output
     job_id = job_of(output)
-    assert server.run("jobs", "status", job_id)[0] == 2
-    assert "failed with exit code 2" in server.run("jobs", "status", job_id)[1]
+    assert f"job {job_id} failed with exit code 2" in output
     _, listed = server.run("jobs", "list", COLUMNS="200")
     assert re.search(rf"{job_id}\s+FAILED", listed), listed
 
@@ -59,7 +65,7 @@ def test_a_job_that_fails_gives_its_exit_code_and_one_message(
     [
         ({"RAY_AUTH_TOKEN": "f" * 64}, "does not accept this token"),
         ({"RAY_AUTH_MODE": "disabled"}, "asks for a token"),
-        ({"RAY_AUTH_TOKEN_PATH": "/nothing/here"}, "/nothing/here"),
+        ({"RAY_AUTH_TOKEN_PATH": "/nothing/here"}, "/nothing/here: no token can be read"),
     ],
 )
 def test_a_missing_or_wrong_token_is_told_and_none_is_shown(
@@ -79,3 +85,114 @@ def test_an_unknown_job_is_told(server: JobServer) -> None:
         code, output = server.run("jobs", action, "nothing")
         assert (code, "nothing does not exist" in output) == (2, True), output
         assert "Traceback" not in output
+
+
+@pytest.mark.heavy
+def test_a_stopped_job_submitted_again_equals_an_uninterrupted_one(
+    server: JobServer, prepared: str, tmp_path: Path
+) -> None:
+    """Whole: trained and evaluated. Stopped: left by Ctrl-C, stopped, and continued."""
+    where = (prepared, "--runs", str(tmp_path))
+    words = ("submit", "--env", "FETAL_GIT_COMMIT", "train", *where, "--name", "whole")
+    code, output = server.run(*words, FETAL_GIT_COMMIT=COMMIT)
+    assert code == 0, output
+    assert f"epoch  {EPOCHS}/{EPOCHS}" in output
+    assert output.endswith(f"job {job_of(output)} succeeded\n")
+    code, output = server.run("submit", "evaluate", str(tmp_path / "whole"))
+    assert code == 0, output
+    assert json.loads((tmp_path / "whole/metrics.json").read_text())["images"] > 0
+    described = json.loads((tmp_path / "whole/bundle/model.json").read_text())
+    assert described["git_commit"] == COMMIT
+
+    stopped = tmp_path / "stopped"
+    job_id, command = left_by_ctrl_c(server, ("train", *where, "--name", "stopped"), stopped)
+    code, output = server.run("jobs", "stop", job_id)
+    assert (code, f"job {job_id} was stopped" in output) == (0, True), output
+    assert server.run("jobs", "status", job_id)[0] == 143
+    done = epochs(stopped)
+    assert 2 <= done < EPOCHS
+
+    code, output = finished(server.shell(command))  # what was printed, as a user pastes it
+    assert code == 0, output
+    resumed = re.search(rf"resuming after epoch (\d+) of {EPOCHS}", output)
+    assert resumed is not None, output
+    assert 1 <= int(resumed[1]) < EPOCHS
+    assert records(stopped) == records(tmp_path / "whole")
+    ours, theirs = (
+        load_file(run / "bundle/weights.safetensors") for run in (stopped, tmp_path / "whole")
+    )
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
+def left_by_ctrl_c(server: JobServer, words: tuple[str, ...], run: Path) -> tuple[str, str]:
+    """Submit a job and press Ctrl-C after its first epoch, whereupon it trains on.
+
+    Returns:
+        The job's id, and the command that was shown.
+    """
+    process = server.start("submit", *words)
+    try:
+        wait_until(lambda: epochs(run) >= 1 or process.poll() is not None)
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        kill(process)
+    job_id = job_of(output)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert f"job {job_id} goes on without you" in output
+    assert f"fetal jobs stop {job_id}" in output
+    done = epochs(run)
+    wait_until(lambda: epochs(run) > done)
+    return job_id, next(line for line in output.splitlines() if line.startswith("ray job submit"))
+
+
+def wait_until(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 180
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def epochs(run: Path) -> int:
+    return len(training_history(str(run))) if (run / "metrics.jsonl").exists() else 0
+
+
+def records(run: Path) -> list[dict[str, float]]:
+    timed = {"train_s", "epoch_s", "images_per_s"}
+    history = training_history(str(run))
+    return [{k: v for k, v in record.items() if k not in timed} for record in history]
+
+
+@pytest.mark.heavy
+def test_nobody_needs_to_wait(server: JobServer, prepared: str, tmp_path: Path) -> None:
+    """--no-wait ends at once; a twin is refused; the output and the end are there later."""
+    long = ("train", prepared, "--runs", str(tmp_path), "--train.epochs", "100000")
+    named = ("submit", "--no-wait", "--submission-id", "night-1")
+    code, output = server.run(*named, *long)
+    assert (code, "job night-1 submitted" in output) == (0, True), output
+    code, output = server.run("submit", *long)
+    assert (code, "job night-1 is doing the same now" in output) == (2, True), output
+    code, output = server.run("jobs", "status", "night-1")
+    assert (code, "is running since" in output or "is pending" in output) == (0, True), output
+    assert server.run("jobs", "stop", "night-1")[0] == 0
+    assert server.run("jobs", "follow", "night-1")[0] == 143
+    code, output = server.run(*named, "audit", str(tmp_path / "nothing"))
+    assert (code, "night-1 already exists" in output) == (2, True), output
+    assert "Traceback" not in output
+
+    words = (
+        "submit",
+        "--no-wait",
+        "--submission-id",
+        "night-2",
+        "audit",
+        str(tmp_path / "nothing"),
+    )
+    assert server.run(*words)[0] == 0
+    code, output = server.run("jobs", "follow", "night-2")
+    assert (code, "failed with exit code 1" in output) == (1, True), output
+    code, said = server.run("jobs", "logs", "night-2")
+    assert (code, "unreadable-data" in said) == (0, True), said
+    assert said in output

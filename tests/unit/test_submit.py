@@ -30,6 +30,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture(autouse=True)
 def checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
 
@@ -138,7 +139,7 @@ def test_a_runtime_environment_is_read_and_keeps_its_variables(
         (("train", "s3://bucket/prepared"), "--runs runs: would be written to"),
         ((*TRAIN, "--model.weights", "mine.pth"), "--model.weights mine.pth"),
         (("--working-dir", "docs", *TRAIN), "--working-dir docs: has no folder ray_jobs"),
-        (("--no-weit", *TRAIN), "--no-wait"),
+        (("--no-weit", *TRAIN), "did you mean '--no-wait'"),
     ],
 )
 def test_what_is_wrong_is_told_at_once(
