@@ -42,8 +42,8 @@ class SubmitArgs:
     """
 
     stage: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STAGE")]
-    """audit, prepare, train, tune, evaluate, crossval, run, predict, export, register, promote or
-    rollback; all words after it are the stage's own."""
+    """audit, prepare, train, tune, evaluate, crossval, run, predict, export, register, promote,
+    rollback or doctor; all words after it are the stage's own."""
     address: str | None = None
     """Of the cluster's job server, such as http://HEAD:8265; by default RAY_API_SERVER_ADDRESS or
     RAY_ADDRESS, else a cluster of this machine."""

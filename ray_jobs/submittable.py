@@ -51,6 +51,7 @@ STAGES = {
     "register": Stage("register", "RegisterArgs", ("bundle",), ("registry",)),
     "promote": Stage("promote", "PromoteArgs", (), ("registry",)),
     "rollback": Stage("rollback", "RollbackArgs", (), ("registry",)),
+    "doctor": Stage("doctor", "DoctorArgs", (), ("storage",)),
 }
 
 
