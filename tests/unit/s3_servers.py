@@ -52,9 +52,9 @@ def is_write(environ: Environ, name: str) -> bool:
 
 
 @contextmanager
-def s3_server() -> Iterator[Server]:
+def s3_server(application: Server | None = None) -> Iterator[Server]:
     """A running server with one empty bucket, ``uri``; the environment points to it."""
-    application = Server()
+    application = Server() if application is None else application
     server = make_server("127.0.0.1", 0, application, True, request_handler=MotoRequestHandler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
