@@ -27,6 +27,10 @@ logger = logging.getLogger(__name__)
 _SPARE_CPUS = 2
 _PROBE_S = 10
 
+# What a client of gRPC says first, with an empty frame of settings; servers answer with theirs.
+_HTTP2_SETTINGS = b"\x04"
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _HTTP2_SETTINGS + bytes(5)
+
 
 class ResourceError(FetalError):
     """The cluster cannot run what was asked for."""
@@ -176,10 +180,17 @@ def _spared_by_the_terminal() -> Iterator[None]:
 
 
 def _probe(address: str) -> None:
-    """Fail at once where nothing listens; Ray would try for minutes."""
+    """Fail at once where nothing listens, or what is not Ray; Ray would try for minutes."""
     host, _, port = address.rpartition(":")
-    if port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), _PROBE_S).close()
+    if not port.isdigit() or "/" in host:
+        return
+    with socket.create_connection((host.strip("[]"), int(port)), _PROBE_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+            return
+        connection.sendall(_HTTP2_GREETING)
+        answer = connection.recv(9)
+        if answer[3:4] != _HTTP2_SETTINGS:
+            raise ConnectionError("what listens there does not speak gRPC")
 
 
 def _not_connected(address: str, error: Exception) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +78,32 @@ def test_every_node_is_looked_at_and_the_one_that_differs_is_named(
     assert not any(key[0] == "answer" for key in findings)
 
 
-def test_a_port_where_no_cluster_answers_is_told(tmp_path: Path) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as closed:
-        port = closed.getsockname()[1]
-    code, output = run("doctor", "--address", f"127.0.0.1:{port}", cwd=tmp_path)
-    assert code == 2
+def refusal(port: int, folder: Path) -> str:
+    """What is said of a port where there is no cluster."""
+    code, output = run("doctor", "--address", f"127.0.0.1:{port}", cwd=folder)
+    assert code == 2, output
     assert "no Ray cluster answers there" in output
     assert "Traceback" not in output
+    return output
+
+
+def test_a_port_where_nothing_listens_is_told(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as closed:
+        port = closed.getsockname()[1]
+    assert "Connection refused" in refusal(port, tmp_path)
+
+
+def test_a_service_that_is_not_ray_is_told(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            assert "does not speak gRPC" in refusal(server.server_port, tmp_path)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_head_node_that_hangs_is_told(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as hanging:
+        assert "timed out" in refusal(hanging.getsockname()[1], tmp_path)

@@ -1,0 +1,164 @@
+"""Commands of README.md and the runbook: those that can run here do, in order, as they stand.
+
+A new command in a `sh` block is run by the next test run. One that is too expensive is named in
+``ELSEWHERE_TESTED`` with the test that covers it; a block that needs what is not here says so by a
+word after `sh` (``shell_blocks.ELSEWHERE``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from builders import toy_bundle
+from cohorts import kill, png, write_textures
+from fetal_core.bundle import read_info, write_info
+from ray_jobs.cli import COMMANDS
+from ray_jobs.command import stage
+from ray_jobs.front import free_port
+from serving_samples import cine
+from shell_blocks import ELSEWHERE, Block, Workplace, blocks, fetal_words
+
+ROOT = Path(__file__).resolve().parents[2]
+README, RUNBOOK = ROOT / "README.md", ROOT / "deploy/RUNBOOK.md"
+DOCUMENTS = [README, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("deploy/**/*.md"))]
+
+# What is too long or too large to be run as it stands: how it begins, and what tests it.
+ELSEWHERE_TESTED = {
+    "make demo": "tests/jobs/test_demo_job.py::test_demo_names_the_planes_of_patients_it_has",
+    "make test": ".ci/run",
+    "make check": ".ci/run",
+    "fetal run": "tests/jobs/test_original_job.py::test_original_recipe_runs_at_661_px",
+    "fetal prepare": "tests/jobs/test_prepare_job.py::test_shards_hold_the_preprocessed_images",
+    "fetal train": "tests/jobs/test_train_job.py::test_ctrl_c_is_told_as_an_interruption",
+    "fetal evaluate": "tests/jobs/test_evaluate_job.py::test_metrics_bundle_and_report_agree",
+    "fetal tune best": "tests/jobs/test_tune_job.py::test_best_writes_a_bundle_and_retrains",
+    "fetal tune --resume": "tests/jobs/test_tune_resume_job.py::test_ctrl_c_is_told_and_the_same",
+    "fetal tune": "tests/jobs/test_tune_job.py::test_a_sweep_ends_with_the_best_trials_model",
+    "fetal crossval": "tests/jobs/test_crossval_job.py::test_probe_on_real_images_equals",
+    "fetal phantom twin": "tests/unit/test_phantom_cohort.py::test_like_reads_the_public_table",
+}
+
+
+def here(document: Path) -> list[Block]:
+    return [block for block in blocks(document) if not block.marks & ELSEWHERE]
+
+
+def plain(command: str) -> str:
+    return command.removeprefix(".venv/bin/")
+
+
+def covering(command: str) -> str | None:
+    """The beginning in the table that fits a command best."""
+    fitting = [start for start in ELSEWHERE_TESTED if f"{plain(command)} ".startswith(f"{start} ")]
+    return max(fitting, key=len, default=None)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_blocks_are_valid_shell_with_known_marks(document: Path) -> None:
+    for block in blocks(document):
+        assert block.marks <= ELSEWHERE, f"{document.name}, line {block.line}: {block.marks}"
+        done = subprocess.run(
+            ["bash", "-n"], input=block.text, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{document.name}, line {block.line}: {done.stderr}"
+
+
+@cache
+def known_flags(*words: str) -> frozenset[str]:
+    """Flags that the help of a command names; none where there is no such command."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        stage(words[0], [*words[1:], "--help"])
+    return frozenset(re.findall(r"--[a-z0-9][\w.-]*", said.getvalue()))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_and_flags_exist(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    for block in blocks(document):
+        for command in block.commands:
+            for words in fetal_words(command):
+                where = f"{document.name}, line {block.line}: fetal {' '.join(words)}"
+                name = words[0] if words else ""
+                if name.startswith("-"):
+                    continue
+                assert name in COMMANDS or name.isupper(), where
+                # An action of the command, or the stage that it submits, has flags of its own.
+                paths = [(name,), *((name, word) for word in words[1:2] if word.isalpha())]
+                paths += [(word,) for word in words[1:] if word in COMMANDS]
+                known = frozenset().union(*(known_flags(*path) for path in paths if path[0]))
+                for word in words[1:]:
+                    if word.startswith("--") and not name.isupper():
+                        flag = word.partition("=")[0]
+                        assert flag in known or flag == "--help", f"{where}: {flag}"
+
+
+@pytest.mark.parametrize("start", ELSEWHERE_TESTED)
+def test_what_is_covering_really_is(start: str) -> None:
+    file, _, name = ELSEWHERE_TESTED[start].partition("::")
+    assert (f"def {name}" if name else start) in (ROOT / file).read_text()
+    written = [command for block in here(README) for command in block.commands]
+    assert start in map(covering, written), f"{start}: not in README.md any more"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Iterator[Workplace]:
+    """A user's folder: images, a trained bundle or two, and the project's own files."""
+    for tool in ("curl", "promtool"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    folder = tmp_path / "work"
+    folder.mkdir()
+    write_textures(folder / "DATA")
+    (folder / "scan.png").write_bytes(png(1))
+    (folder / "study.dcm").write_bytes(cine(2))
+    shutil.copytree(ROOT / "deploy", folder / "deploy")
+    shutil.copytree(ROOT / "ray_jobs/configs", folder / "configs")
+    for number, bundle in enumerate(("runs/first/bundle", "runs/second/bundle", "work/run/bundle")):
+        toy_bundle().save(str(folder / bundle))
+        info = read_info(str(folder / bundle))
+        write_info(str(folder / bundle), info.model_copy(update={"temperature": 1.0 + number}))
+    place = Workplace(folder, ROOT, {"8000": free_port(), "8001": free_port()})
+    try:
+        yield place
+    finally:
+        place.stop(kill)
+
+
+def endpoint(command: str) -> bool:
+    return plain(command).startswith("fetal serve ") and not command.endswith("&")
+
+
+@pytest.mark.ray
+@pytest.mark.heavy
+def test_commands_of_the_readme_run(workplace: Workplace) -> None:
+    done = 0
+    for block in here(README):
+        for command in block.commands:
+            if covering(command) is not None:
+                continue
+            if endpoint(command):
+                workplace.stop(kill)
+                workplace.serve(command)
+            else:
+                workplace.run(command)
+            done += 1
+    assert done >= 8
+
+
+@pytest.mark.ray
+@pytest.mark.heavy
+def test_commands_of_the_runbook_run(workplace: Workplace) -> None:
+    for block in here(RUNBOOK):
+        workplace.run(block.text)
+    for log in ("serve.log", "serve-new.log"):
+        assert (workplace.folder / log).read_text().endswith("stopped\n")
