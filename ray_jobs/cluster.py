@@ -19,6 +19,7 @@ from fetal_core import storage
 from fetal_core.errors import FetalError
 from fetal_core.machine import cores
 from ray_jobs.cluster_config import ClusterConfig
+from ray_jobs.signals import end_on_sigterm
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +151,7 @@ def _connect(address: str) -> None:
         _probe(address)
         with _spared_by_the_terminal():
             ray.init(**options)
+        end_on_sigterm()
     except Exception as error:  # Ray has no class for what may go wrong here
         ray.shutdown()
         raise ResourceError(_not_connected(address, error)) from error

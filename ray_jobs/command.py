@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -17,6 +16,7 @@ from fetal_core import storage
 from fetal_core.errors import FetalError
 from ray_jobs.console import errors
 from ray_jobs.flags import read_flags
+from ray_jobs.signals import INTERRUPTED, TERMINATED, Terminated
 
 if TYPE_CHECKING:
     from ray_jobs.job import Job
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 ArgsT = TypeVar("ArgsT")
 
 CUT_OFF = 1
-INTERRUPTED = 130
-STOPPED = 143
 
 
 def parse_args(
@@ -81,15 +79,12 @@ def entry(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | Non
         errors.print("[bold red]error:[/] ", end="")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
+    except Terminated:
+        errors.print("stopped; run the same command again to continue")
+        return TERMINATED
     except KeyboardInterrupt:
         errors.print("interrupted; run the same command again to continue")
         return INTERRUPTED
-    except SystemExit as stop:
-        if stop.code != signal.SIGTERM:
-            raise
-        # Ray's handler exits with the number of the signal.
-        errors.print("stopped; run the same command again to continue")
-        return STOPPED
     except BrokenPipeError:
         return cut_off()
 

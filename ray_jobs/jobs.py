@@ -16,8 +16,9 @@ from rich.text import Text
 from fetal_core.config import nearest
 from fetal_core.errors import ConfigError
 from ray_jobs import submission
-from ray_jobs.command import INTERRUPTED, parse_args, stage
+from ray_jobs.command import parse_args, stage
 from ray_jobs.console import console, errors, say
+from ray_jobs.signals import INTERRUPTED
 
 _STOP_S = 60
 

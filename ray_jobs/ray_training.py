@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +84,7 @@ def train_on_ray(
         FetalError: what the training loop raised, or ``WorkerDiedError``.
     """
     with listening(on_event) as mailbox:
-        trainer = ray.train.torch.TorchTrainer(
+        trainer = _Trainer(
             _worker,
             train_loop_config={
                 "inputs": inputs,
@@ -110,24 +107,17 @@ def train_on_ray(
                 ),
             ),
         )
-        with _interruptible():
-            try:
-                return trainer.fit()
-            except TrainingFailedError as error:
-                raise training_failure(error) from None
+        try:
+            return trainer.fit()
+        except TrainingFailedError as error:
+            raise training_failure(error) from None
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C is a KeyboardInterrupt again, where Ray Train installs a handler that exits."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
+class _Trainer(ray.train.torch.TorchTrainer):
+    """Ctrl-C ends training at once, since checkpoints are whole or absent."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave the signal alone: Ray would wait for workers that may only be starting."""
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import tyro
 from ray import serve as ray_serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
 
 from fetal_core import storage
@@ -30,6 +32,7 @@ from ray_jobs.http_settings import HttpSettings
 from ray_jobs.serve_app import ServeConfig, build, slots
 
 _APPLICATION = "planes"
+_DELETE_S = 6
 _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -63,7 +66,7 @@ def serving(config: ServeConfig, listen: FrontConfig) -> Iterator[str]:
                 yield listen.url
         finally:
             # Other applications may run on the same cluster.
-            ray_serve.delete(_APPLICATION)
+            _delete()
 
 
 @contextmanager
@@ -98,6 +101,18 @@ def _start(config: ServeConfig, listen: FrontConfig | None) -> None:
         ray_serve.run(application, name=_APPLICATION, route_prefix="/" if listen else None)
     except RuntimeError as error:
         raise ResourceError(f"the endpoint did not start: {error}") from error
+
+
+def _delete() -> None:
+    """Take the application off the cluster; a cluster that is gone as well does not answer."""
+
+    def delete() -> None:
+        with suppress(RayError, TimeoutError):
+            ray_serve.delete(_APPLICATION)
+
+    thread = threading.Thread(target=delete, name="delete", daemon=True)
+    thread.start()
+    thread.join(_DELETE_S)
 
 
 def _absolute(model: str) -> str:

@@ -19,8 +19,8 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from fetal_core.errors import FetalError
-from ray_jobs.command import STOPPED
 from ray_jobs.console import console, errors, say
+from ray_jobs.signals import TERMINATED
 
 _AUTH_MODE = "RAY_AUTH_MODE"
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -185,7 +185,7 @@ def conclude(found: JobDetails) -> int:
 def exit_code(found: JobDetails) -> int:
     """The exit code of a job's own process, as a shell would give it; 143 where it was stopped."""
     if found.status == JobStatus.STOPPED:
-        return STOPPED
+        return TERMINATED
     if found.status == JobStatus.SUCCEEDED:
         return 0
     code = found.driver_exit_code

@@ -22,9 +22,10 @@ from fetal_core.bundle import git_commit
 from fetal_core.config import nearest
 from fetal_core.errors import ConfigError, StorageError
 from ray_jobs import submission
-from ray_jobs.command import INTERRUPTED, flag_value, parse_args, stage
+from ray_jobs.command import flag_value, parse_args, stage
 from ray_jobs.console import errors, say
 from ray_jobs.job_package import uploaded
+from ray_jobs.signals import INTERRUPTED
 from ray_jobs.submittable import check_lasting, check_shared, find_stage, places, read_stage
 
 # What an address such as s3://bucket means depends on these. They are not secret.

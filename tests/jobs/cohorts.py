@@ -98,12 +98,27 @@ def run(command: str, *arguments: str, cwd: Path) -> tuple[int, str]:
     return process.returncode, output
 
 
-def interrupt_when(ready: Callable[[], bool], *command: str, cwd: Path) -> tuple[int, str]:
-    """Exit code and output of a command on which Ctrl-C is pressed as soon as ``ready`` holds."""
+def interrupt_when(
+    ready: Callable[[], bool], *command: str, cwd: Path, number: int = signal.SIGINT
+) -> tuple[int, str]:
+    """Exit code and output of a command that gets a signal as soon as ``ready`` holds.
+
+    All of its process group get it, as from a terminal or `timeout`; none of them may stay.
+    """
     with _running_until(ready, *command, cwd=cwd) as process:
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=120)
+        output = end_group(process, number)
     return process.returncode, output
+
+
+def end_group(process: subprocess.Popen[str], number: int) -> str:
+    """Signal a command's process group; what it has said when all its processes are gone."""
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    deadline = time.monotonic() + 20
+    while _session(process.pid):
+        assert time.monotonic() < deadline, "processes are left behind"
+        time.sleep(0.1)
+    return output
 
 
 def kill_when(ready: Callable[[], bool], *command: str, cwd: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from cohorts import kill, run, start
+from cohorts import end_group, kill, run, start
 from fetal_core.bundle import Bundle
 from fetal_core.predict import Predictor
 from fetal_core.registry import Registry
@@ -149,7 +149,11 @@ def test_a_version_that_cannot_be_used_is_passed_over(
 
 
 @pytest.mark.heavy
-def test_the_command_serves_and_stops(trained: TrainOutcome, cohort: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_and_stops(
+    trained: TrainOutcome, cohort: Path, tmp_path: Path, number: int
+) -> None:
+    """The signal goes to all its processes, as from a terminal or `timeout`."""
     port = free_port()
     process = start("serve", trained.run.bundle_uri, "--port", str(port), cwd=tmp_path)
     try:
@@ -163,8 +167,7 @@ def test_the_command_serves_and_stops(trained: TrainOutcome, cohort: Path, tmp_p
                 time.sleep(0.2)
         data = next((cohort / "images").iterdir()).read_bytes()
         assert get(f"http://127.0.0.1:{port}/v1/predict", data)[0] == 200
-        process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
+        output = end_group(process, number)
     finally:
         kill(process)
     assert process.returncode == 0, output

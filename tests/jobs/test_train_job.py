@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -111,17 +112,29 @@ def test_a_killed_run_resumes_to_the_same_numbers(
 
 
 @pytest.mark.heavy
-def test_ctrl_c_is_told_as_an_interruption(
-    prepared: PrepareOutcome, small_recipe: Recipe, tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped")],
+)
+def test_a_signal_to_all_its_processes_ends_training_in_order(
+    prepared: PrepareOutcome,
+    small_recipe: Recipe,
+    tmp_path: Path,
+    number: int,
+    code: int,
+    told: str,
 ) -> None:
     long = small_recipe.train.model_copy(update={"epochs": 500})
     settings = small_recipe.model_copy(update={"train": long})
     command = ("train", prepared.prepared.uri, *flags(settings))
     run_uri = str(tmp_path / "runs/run")
-    code, output = interrupt_when(lambda: bool(history(run_uri)), *command, cwd=tmp_path)
-    assert code == 130, output
-    assert "interrupted; run the same command again to continue" in output
+    found, output = interrupt_when(
+        lambda: bool(history(run_uri)), *command, cwd=tmp_path, number=number
+    )
+    assert found == code, output
+    assert f"{told}; run the same command again to continue" in output
     assert "Traceback" not in output
+    assert "SIGTERM received" not in output
 
 
 def test_a_finished_run_stays_as_it_is(

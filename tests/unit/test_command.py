@@ -17,9 +17,10 @@ from fetal_core.phantom import PhantomConfig
 from fetal_core.run_context import LocalContext
 from fetal_core.train import fit
 from ray_jobs.cluster_config import ClusterConfig
-from ray_jobs.command import INTERRUPTED, entry, parse_args
+from ray_jobs.command import entry, parse_args
 from ray_jobs.console import show_problems, training_view
 from ray_jobs.job import Job, load_job
+from ray_jobs.signals import INTERRUPTED, TERMINATED, Terminated
 
 
 @dataclass
@@ -201,11 +202,16 @@ def test_square_brackets_of_a_message_are_shown(capsys: pytest.CaptureFixture[st
     )
 
 
-def test_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt, INTERRUPTED), (Terminated, TERMINATED)]
+)
+def test_interruption_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], error: type[BaseException], code: int
+) -> None:
     def interrupted(argv: Sequence[str]) -> int:
-        raise KeyboardInterrupt
+        raise error
 
-    assert entry(interrupted, []) == INTERRUPTED
+    assert entry(interrupted, []) == code
     assert "run the same command again" in capsys.readouterr().err
 
 
