@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fetal_core import storage
 from fetal_core.checks import check_rows
 from fetal_core.duplicates import find_exact, find_near
-from fetal_core.errors import DataError, Problem, StorageError
+from fetal_core.errors import DataError, Problem, StorageError, StoreAwayError
 from fetal_core.files import ImageFile, list_images
 from fetal_core.fingerprint import THUMB_HW, FilePrint, FramePrint, fingerprint_files
 from fetal_core.image_limits import ImageLimits
@@ -79,6 +79,9 @@ def audit(
         progress: called with the number of files read and their total.
         allow_no_patients: whether unknown patients are a warning only.
         use_official_test: whether the table's train/test column must keep patients apart.
+
+    Raises:
+        StoreAwayError: the images' store has ceased to answer.
     """
     labels, limits = labels or LabelsConfig(), limits or ImageLimits()
     root = storage.absolute(data_dir_uri)
@@ -108,11 +111,13 @@ def _inputs(
     try:
         files = list_images(root)
         return files, *read_labels(root, labels, files)
-    except StorageError as error:
-        return [], [], [Problem("unreadable-data", root, str(error), "Check the path")]
-    except UnicodeDecodeError:
+    except storage.FileNameError:
         reason = "the name of a file in this folder is not valid UTF-8"
         return [], [], [Problem("bad-file-name", root, reason, "Find it with `ls -b`, rename it")]
+    except StoreAwayError:
+        raise
+    except StorageError as error:
+        return [], [], [Problem("unreadable-data", root, str(error), "Check the path")]
 
 
 def _result(

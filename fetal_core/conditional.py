@@ -10,16 +10,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
-import boto3
-from botocore.config import Config as BotoConfig  # type: ignore[import-untyped]
-from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+from botocore.exceptions import ClientError
 
-from fetal_core import storage
+from fetal_core import s3, storage
 from fetal_core.errors import StorageError
 
 ATTEMPTS = 30
@@ -145,22 +142,22 @@ def _replace(path: Path, data: bytes, mode: int) -> None:
 
 
 def _read_object(uri: str) -> Snapshot | None:
-    client, place = _object(uri)
-    try:
-        answer = client.get_object(**place)
+    where = _key(uri)
+
+    def get(client: Any) -> Snapshot:
+        answer = client.get_object(**where)
         return Snapshot(answer["Body"].read(), answer["ETag"])
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "NoSuchKey":
-            return None
-        raise StorageError(f"{uri}: cannot be read: {error}") from None
-    except (BotoCoreError, OSError) as error:
-        raise StorageError(f"{uri}: cannot be read: {error}") from None
+
+    try:
+        return s3.call(uri, "read", get, answers={"NoSuchKey"})
+    except ClientError:
+        return None
 
 
 def _write_object(uri: str, data: bytes, expected: Snapshot | None) -> None:
     condition = {"IfNoneMatch": "*"} if expected is None else {"IfMatch": expected.etag}
     if not _put(uri, data, condition):
-        # The client repeats a request whose answer was lost; then its own write is in the way.
+        # A request whose answer was lost is repeated; then its own write is in the way.
         now = _read_object(uri)
         if now is None or now.data != data:
             raise _conflict(uri)
@@ -173,31 +170,21 @@ def _write_object(uri: str, data: bytes, expected: Snapshot | None) -> None:
 
 def _put(uri: str, data: bytes, condition: dict[str, str]) -> bool:
     """Write an object; False if the condition did not hold."""
-    client, place = _object(uri)
+    where = _key(uri)
     try:
-        client.put_object(**place, Body=data, **condition)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in _CONFLICTS:
-            return False
-        raise StorageError(f"{uri}: cannot be written: {error}") from None
-    except (BotoCoreError, OSError) as error:
-        raise StorageError(f"{uri}: cannot be written: {error}") from None
+        s3.call(
+            uri,
+            "written",
+            lambda client: client.put_object(**where, Body=data, **condition),
+            answers=_CONFLICTS,
+        )
+    except ClientError:
+        return False
     return True
 
 
-def _object(uri: str) -> tuple[Any, dict[str, str]]:
-    scheme, _, path = uri.partition("://")
-    bucket, _, key = path.partition("/")
-    if scheme != "s3" or not bucket or not key:
+def _key(uri: str) -> dict[str, str]:
+    where = s3.place(uri)
+    if not where["Key"]:
         raise StorageError(f"{uri}: not a path and not s3://BUCKET/KEY.")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return _client(endpoint, region), {"Bucket": bucket, "Key": key}
-
-
-@lru_cache
-def _client(endpoint: str | None, region: str | None) -> Any:
-    retries = {"mode": "standard", "total_max_attempts": 4}
-    config = BotoConfig(retries=retries, connect_timeout=5, read_timeout=20)
-    session = boto3.session.Session(region_name=region)
-    return session.client("s3", endpoint_url=endpoint, config=config)
+    return where

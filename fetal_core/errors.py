@@ -50,6 +50,10 @@ class StorageError(FetalError):
     """A path or object cannot be read or written."""
 
 
+class StoreAwayError(StorageError):
+    """An object store did not answer for as long as it is asked again."""
+
+
 class ImageError(FetalError):
     """Bytes are not an image that this project reads; ``kind`` is the finding's identifier."""
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import pyarrow.fs as pafs
-
 from fetal_core import storage
 from fetal_core.dicom import DICOM_HEAD_BYTES, is_dicom
-from fetal_core.errors import StorageError
 from fetal_core.images import SUFFIXES
 
 _IMAGE_FOLDERS = ("images", "Images")
@@ -73,16 +70,10 @@ def list_images(data_uri: str) -> list[ImageFile]:
     """
     prefix = next((f for f in _IMAGE_FOLDERS if storage.is_dir(storage.join(data_uri, f))), "")
     folder = storage.join(data_uri, prefix) if prefix else data_uri
-    fs, root = storage.filesystem(folder)
-    try:
-        infos = fs.get_file_info(pafs.FileSelector(root, recursive=True))
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be listed: {error}") from None
-    found = []
-    for info in infos:
-        name = info.path[len(root.rstrip("/")) + 1 :]
-        hidden = any(part.startswith(".") for part in name.split("/"))
-        if info.type == pafs.FileType.File and not hidden:
+    root, found = storage.absolute(folder), []
+    for entry in storage.entries(root):
+        name = entry.uri[len(root.rstrip("/")) + 1 :]
+        if not any(part.startswith(".") for part in name.split("/")):
             path = f"{prefix}/{name}" if prefix else name
-            found.append(ImageFile(path, name, info.size, info.mtime_ns))
+            found.append(ImageFile(path, name, entry.size_bytes, entry.changed_ns))
     return sorted(found, key=lambda file: file.path)

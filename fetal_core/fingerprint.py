@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fetal_core import images, storage
-from fetal_core.errors import ImageError, StorageError
+from fetal_core.errors import ImageError, StorageError, StoreAwayError
 from fetal_core.files import ImageFile
 from fetal_core.image_limits import ImageLimits, check_bytes
 from fetal_core.machine import cores
@@ -23,7 +24,7 @@ THUMB_HW = (16, 18)
 """Height and width of the thumbnails by which near-duplicates are compared."""
 
 _SMALL_SET = 256
-_CHUNK = 8
+_CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,13 @@ def fingerprint_files(
 
     Raises:
         concurrent.futures.process.BrokenProcessPool: a reading process was killed.
+        StoreAwayError: the images' store has ceased to answer.
     """
-    read = partial(fingerprint_file, root, limits=limits)
+    read = partial(_fingerprint_chunk, root, limits=limits)
+    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
     workers = workers or cores()
     if workers == 1:
-        yield from map(read, files)
+        yield from chain.from_iterable(map(read, chunks))
         return
     pool: Executor
     if len(files) <= _SMALL_SET:
@@ -77,21 +80,36 @@ def fingerprint_files(
     else:
         pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     try:
-        yield from pool.map(read, files, chunksize=_CHUNK)
+        yield from chain.from_iterable(pool.map(read, chunks))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def fingerprint_file(root: str, file: ImageFile, limits: ImageLimits) -> FilePrint:
-    """Read and decode one file; nothing that its bytes cause is raised."""
+def _fingerprint_chunk(
+    root: str, files: Sequence[ImageFile], limits: ImageLimits
+) -> list[FilePrint]:
+    """Read and decode some files; nothing that their bytes cause is raised."""
+    fitting = [file for file in files if 0 < file.size_bytes <= limits.max_bytes]
+    contents = storage.read_ahead(storage.join(root, file.path) for file in fitting)
+    return [
+        _fingerprint_file(file, next(contents) if file in fitting else None, limits)
+        for file in files
+    ]
+
+
+def _fingerprint_file(
+    file: ImageFile, content: Callable[[], bytes] | None, limits: ImageLimits
+) -> FilePrint:
     try:
         check_bytes(file.size_bytes, limits)
-        data = storage.read_bytes(storage.join(root, file.path))
+        data = content() if content is not None else b""
         info = images.probe(data, limits)
         frames = tuple(fingerprint_frame(grey) for grey in images.decode_frames(data, limits))
     except ImageError as error:
         fault = (error.kind, error.reason, error.remedy)
         return FilePrint(file.path, file.size_bytes, error=fault)
+    except StoreAwayError:
+        raise
     except StorageError as error:
         fault = ("unreadable-file", str(error), "Check the file and its permissions")
         return FilePrint(file.path, file.size_bytes, error=fault)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -16,8 +17,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fetal_core import images, storage
+from fetal_core.arrow_files import filesystem
 from fetal_core.config import digest
-from fetal_core.errors import DataError, ImageError, Problem, StaleInputError, StorageError
+from fetal_core.errors import (
+    DataError,
+    ImageError,
+    Problem,
+    StaleInputError,
+    StorageError,
+    StoreAwayError,
+)
 from fetal_core.images import ImageLimits
 from fetal_core.manifest import Manifest
 from fetal_core.preprocess import PreprocessConfig, preprocess
@@ -157,11 +166,16 @@ def write_shard(
     Raises:
         DataError: images that are unreadable or have changed since the audit, all of them; the
             file is then not written.
+        StoreAwayError: the store has ceased to answer.
     """
     records, problems = [], []
-    for path, frames in groupby(task.rows, key=itemgetter("path")):
+    groups = [(path, list(rows)) for path, rows in groupby(task.rows, key=itemgetter("path"))]
+    contents = storage.read_ahead(storage.join(root, path) for path, _ in groups)
+    for (path, frames), content in zip(groups, contents, strict=True):
         try:
-            records += _records(list(frames), storage.join(root, path), config, limits)
+            records += _records(frames, content(), config, limits)
+        except StoreAwayError:
+            raise
         except (ImageError, StorageError, StaleInputError) as error:
             problems.append(_problem(path, error))
     if problems:
@@ -174,13 +188,29 @@ def write_shard(
     return _shard_file(task.file, table, len(data))
 
 
-def finished(task: ShardTask, out: str) -> ShardFile | None:
-    """The shard file of ``task`` if an earlier run has completed it, else None."""
+def finished(tasks: Sequence[ShardTask], out: str) -> dict[str, ShardFile]:
+    """The shard files that an earlier run has completed, by name."""
+    there = sizes(out)
+    begun = [task for task in tasks if storage.join(out, task.file) in there]
+    with ThreadPoolExecutor(storage.READ_AHEAD) as pool:
+        found = pool.map(lambda task: _finished(task, out, there), begun)
+        return {file.file: file for file in found if file is not None}
+
+
+def sizes(out: str) -> dict[str, int]:
+    """Bytes of every file in a shard folder by its path or URI; empty where there is none.
+
+    Raises:
+        StorageError: the storage cannot be reached.
+    """
+    if not storage.is_dir(out):
+        return {}
+    return {entry.uri: entry.size_bytes for entry in storage.entries(storage.absolute(out))}
+
+
+def _finished(task: ShardTask, out: str, there: Mapping[str, int]) -> ShardFile | None:
     uri = storage.join(out, task.file)
-    size_bytes = storage.size(uri)
-    if size_bytes is None:
-        return None
-    fs, path = storage.filesystem(uri)
+    fs, path = filesystem(uri)
     columns = ["image_id", "pixel_sum", "pixel_sum_squares"]
     try:
         with pq.ParquetFile(path, filesystem=fs) as file:
@@ -191,7 +221,7 @@ def finished(task: ShardTask, out: str) -> ShardFile | None:
         return None
     if table["image_id"].to_pylist() != [row["image_id"] for row in task.rows]:
         return None
-    return _shard_file(task.file, table, size_bytes)
+    return _shard_file(task.file, table, there[uri])
 
 
 def build_index(
@@ -244,12 +274,13 @@ def read_part(uri: str, index: ShardIndex, part: str) -> list[pa.Table]:
         StorageError: a file is missing, damaged or has another number of rows than indexed.
     """
     tables = []
-    for file in index.parts.get(part, ()):
-        fs, path = storage.filesystem(storage.join(uri, file.file))
+    files = index.parts.get(part, ())
+    contents = storage.read_ahead(storage.join(uri, file.file) for file in files)
+    for file, content in zip(files, contents, strict=True):
         try:
-            table = pq.read_table(path, filesystem=fs)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise StorageError(f"{uri}/{file.file}: {error}. Prepare again.") from None
+            table = pq.read_table(pa.BufferReader(content()))
+        except (StorageError, pa.ArrowInvalid, OSError) as error:
+            raise StorageError(f"{uri}/{file.file}: {error} Prepare again.") from None
         if table.num_rows != file.rows:
             raise StorageError(f"{uri}/{file.file}: {table.num_rows} rows, expected {file.rows}.")
         tables.append(table)
@@ -257,10 +288,9 @@ def read_part(uri: str, index: ShardIndex, part: str) -> list[pa.Table]:
 
 
 def _records(
-    frames: Sequence[Mapping[str, Any]], uri: str, config: PreprocessConfig, limits: ImageLimits
+    frames: Sequence[Mapping[str, Any]], data: bytes, config: PreprocessConfig, limits: ImageLimits
 ) -> list[dict[str, Any]]:
     """The shard's rows of the frames of one file."""
-    data = storage.read_bytes(uri)
     if hashlib.sha256(data).hexdigest() != frames[0]["sha256"]:
         raise StaleInputError("the file has changed since the audit")
     return [

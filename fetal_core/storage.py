@@ -6,18 +6,28 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
-import pyarrow.fs as pafs
-
+from fetal_core import objects
 from fetal_core.errors import StorageError
+from fetal_core.objects import Entry
+
+READ_AHEAD = 16
+"""Objects that are being fetched while the one before them is worked on."""
 
 _COPY_BYTES = 2**23
+
+
+class FileNameError(StorageError):
+    """A file of a folder has a name that is not text."""
 
 
 def is_remote(uri: str) -> bool:
@@ -42,43 +52,15 @@ def name(uri: str) -> str:
     return PurePosixPath(uri.rstrip("/")).name
 
 
-def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of ``uri`` and the path inside it.
-
-    Keys are taken as they are written: no character of them is an escape or a separator.
-
-    Raises:
-        StorageError: the scheme is not supported, or the bucket cannot be found.
-    """
-    if not is_remote(uri):
-        return pafs.LocalFileSystem(), absolute(uri)
-    scheme, _, path = uri.partition("://")
-    if scheme != "s3":
-        raise StorageError(f"{uri}: no storage is known for {scheme}://. Use a path or s3://.")
-    try:
-        return _bucket(path.partition("/")[0]), path
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{uri}: cannot open this location: {error}") from None
-
-
-@lru_cache
-def _bucket(bucket: str) -> pafs.S3FileSystem:
-    """The store of a bucket, as AWS's environment variables describe it."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not endpoint:
-        return pafs.S3FileSystem(region=pafs.resolve_s3_region(bucket))
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    scheme, _, host = endpoint.rpartition("://")
-    return pafs.S3FileSystem(endpoint_override=host, scheme=scheme or "https", region=region)
-
-
 def exists(uri: str) -> bool:
     """Whether a file or folder is there.
 
     Raises:
         StorageError: the storage does not answer.
     """
-    return bool(_kind(uri) != pafs.FileType.NotFound)
+    if is_remote(uri):
+        return objects.entry(uri) is not None or objects.is_folder(uri)
+    return _stat(uri) is not None
 
 
 def is_dir(uri: str) -> bool:
@@ -87,7 +69,23 @@ def is_dir(uri: str) -> bool:
     Raises:
         StorageError: the storage does not answer.
     """
-    return bool(_kind(uri) == pafs.FileType.Directory)
+    if is_remote(uri):
+        return objects.is_folder(uri)
+    found = _stat(uri)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def size(uri: str) -> int | None:
+    """Bytes of a file, None where there is none.
+
+    Raises:
+        StorageError: the storage cannot be reached.
+    """
+    if is_remote(uri):
+        entry = objects.entry(uri)
+        return None if entry is None else entry.size_bytes
+    found = _stat(uri)
+    return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
 
 
 def read_bytes(uri: str, size_bytes: int | None = None) -> bytes:
@@ -96,17 +94,37 @@ def read_bytes(uri: str, size_bytes: int | None = None) -> bytes:
     Raises:
         StorageError: it does not exist or cannot be read.
     """
+    if is_remote(uri):
+        return objects.read(uri, stop=size_bytes)
     try:
-        if not is_remote(uri):
-            with Path(absolute(uri)).open("rb") as file:
-                return file.read(size_bytes)
-        fs, path = filesystem(uri)
-        with fs.open_input_stream(path, compression=None) as stream:
-            return bytes(stream.read(size_bytes))
+        with Path(absolute(uri)).open("rb") as file:
+            return file.read(size_bytes)
     except FileNotFoundError:
         raise StorageError(f"{uri}: no such file. Check the path.") from None
     except OSError as error:
         raise StorageError(f"{uri}: cannot be read: {error}") from None
+
+
+def read_ahead(uris: Iterable[str]) -> Iterator[Callable[[], bytes]]:
+    """For each file in turn, a function that gives its content or raises ``read_bytes``'s errors.
+
+    While the caller works on one file, the next ``READ_AHEAD`` objects are fetched. Local files are
+    read when they are asked for.
+    """
+    pending: deque[Callable[[], bytes]] = deque()
+    pool = ThreadPoolExecutor(READ_AHEAD, "read-ahead")
+    try:
+        for uri in uris:
+            remote = is_remote(uri)
+            pending.append(
+                pool.submit(read_bytes, uri).result if remote else partial(read_bytes, uri)
+            )
+            if len(pending) > READ_AHEAD:
+                yield pending.popleft()
+        while pending:
+            yield pending.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -115,6 +133,9 @@ def write_bytes(uri: str, data: bytes) -> None:
     Raises:
         StorageError: it cannot be written; nothing is left behind.
     """
+    if is_remote(uri):
+        objects.write(uri, data)
+        return
     with _writing(uri) as file:
         file.write(data)
 
@@ -125,20 +146,17 @@ def upload(file: Path, uri: str) -> None:
     Raises:
         StorageError: it cannot be written; nothing is left behind.
     """
+    if is_remote(uri):
+        objects.upload(file, uri)
+        return
     with file.open("rb") as source, _writing(uri) as target:
         shutil.copyfileobj(source, target, _COPY_BYTES)
 
 
 @contextmanager
-def _writing(uri: str) -> Iterator[Any]:
+def _writing(uri: str) -> Iterator[BinaryIO]:
     """A binary file that takes the place of ``uri`` when the block has succeeded."""
     try:
-        if is_remote(uri):
-            # An object appears only once its upload has been completed.
-            fs, path = filesystem(uri)
-            with fs.open_output_stream(path, compression=None) as stream:
-                yield stream
-            return
         target = Path(absolute(uri))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
@@ -169,27 +187,50 @@ def write_json(uri: str, value: object) -> None:
     write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def list_files(uri: str, recursive: bool = True) -> Iterator[str]:
+def entries(uri: str, recursive: bool = True) -> list[Entry]:
+    """All files under a folder with size and time of change, sorted by path.
+
+    Raises:
+        StorageError: ``uri`` is not a folder that can be listed.
+        FileNameError: a name in it is not text.
+    """
+    if is_remote(uri):
+        found = list(objects.entries(uri, recursive))
+        if not found and not objects.is_folder(uri):
+            raise StorageError(f"{uri}: cannot be listed: no such folder. Check the path.")
+        return sorted(found, key=lambda entry: entry.uri)
+    try:
+        found = list(_walk(absolute(uri), recursive))
+    except OSError as error:
+        raise StorageError(f"{uri}: cannot be listed: {error}") from None
+    try:
+        "".join(entry.uri for entry in found).encode()
+    except UnicodeEncodeError:
+        raise FileNameError(
+            f"{uri}: the name of a file in this folder is not valid UTF-8. "
+            "Find it with `ls -b` and rename it."
+        ) from None
+    return sorted(found, key=lambda entry: entry.uri)
+
+
+def _walk(folder: str, recursive: bool) -> Iterator[Entry]:
+    with os.scandir(folder) as found:
+        for item in found:
+            if item.is_dir():
+                if recursive:
+                    yield from _walk(item.path, recursive)
+            elif item.is_file():
+                facts = item.stat()
+                yield Entry(item.path, facts.st_size, facts.st_mtime_ns)
+
+
+def list_files(uri: str, recursive: bool = True) -> list[str]:
     """All files under a folder, sorted, as paths or URIs like ``uri``.
 
     Raises:
         StorageError: ``uri`` is not a folder that can be listed.
     """
-    fs, path = filesystem(uri)
-    try:
-        infos = fs.get_file_info(pafs.FileSelector(path, recursive=recursive))
-        infos.sort(key=lambda info: info.path)
-    except UnicodeDecodeError:
-        raise StorageError(
-            f"{uri}: the name of a file in this folder is not valid UTF-8. "
-            "Find it with `ls -b` and rename it."
-        ) from None
-    except OSError as error:
-        raise StorageError(f"{uri}: cannot be listed: {error}") from None
-    scheme = uri.split("://", 1)[0] + "://" if is_remote(uri) else ""
-    for info in infos:
-        if info.type == pafs.FileType.File:
-            yield scheme + info.path
+    return [entry.uri for entry in entries(uri, recursive)]
 
 
 def sha256(uri: str) -> str:
@@ -203,34 +244,23 @@ def remove(uri: str) -> None:
     Raises:
         StorageError: it cannot be deleted.
     """
-    fs, path = filesystem(uri)
-    kind = _kind(uri)
+    if is_remote(uri):
+        objects.delete(uri)
+        return
+    found, path = _stat(uri), Path(absolute(uri))
     try:
-        if kind == pafs.FileType.Directory:
-            fs.delete_dir(path)
-        elif kind == pafs.FileType.File:
-            fs.delete_file(path)
+        if found is not None and stat.S_ISDIR(found.st_mode):
+            shutil.rmtree(path)
+        elif found is not None:
+            path.unlink()
     except OSError as error:
         raise StorageError(f"{uri}: cannot be deleted: {error}") from None
 
 
-def _kind(uri: str) -> pafs.FileType:
-    fs, path = filesystem(uri)
+def _stat(uri: str) -> os.stat_result | None:
     try:
-        return fs.get_file_info(path).type
+        return Path(absolute(uri)).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:
         raise StorageError(f"{uri}: cannot be reached: {error}") from None
-
-
-def size(uri: str) -> int | None:
-    """Bytes of a file, None where there is none.
-
-    Raises:
-        StorageError: the storage cannot be reached.
-    """
-    fs, path = filesystem(uri)
-    try:
-        found = fs.get_file_info(path)
-    except OSError as error:
-        raise StorageError(f"{uri}: cannot be looked at: {error}") from None
-    return int(found.size) if found.type == pafs.FileType.File else None

@@ -10,9 +10,10 @@ import ray
 import ray.data
 
 from fetal_core import storage
+from fetal_core.arrow_files import filesystem
 from fetal_core.errors import StorageError
 from fetal_core.rows import RowStore
-from fetal_core.shards import ShardIndex
+from fetal_core.shards import ShardIndex, sizes
 
 
 def shard_files(uri: str, index: ShardIndex, parts: Iterable[str]) -> list[str]:
@@ -24,14 +25,15 @@ def shard_files(uri: str, index: ShardIndex, parts: Iterable[str]) -> list[str]:
         StorageError: files are missing or of another size than indexed; all of them.
     """
     wanted = [file for part in parts for file in index.parts.get(part, ())]
-    sizes = {storage.join(uri, file.file): file.bytes for file in wanted}
-    bad = [path for path, size in sizes.items() if storage.size(path) != size]
+    expected = {storage.join(uri, file.file): file.bytes for file in wanted}
+    there = sizes(uri)
+    bad = [path for path, size in expected.items() if there.get(path) != size]
     if bad:
         raise StorageError(
             f"{len(bad)} shard files are missing or damaged: {', '.join(bad[:5])}. "
             "Run `fetal prepare` again."
         )
-    return list(sizes)
+    return list(expected)
 
 
 def load_blocks(uri: str, index: ShardIndex, parts: Sequence[str]) -> dict[str, list[Any]]:
@@ -46,12 +48,19 @@ def load_blocks(uri: str, index: ShardIndex, parts: Sequence[str]) -> dict[str, 
     blocks: dict[str, list[Any]] = {}
     for part in parts:
         files = shard_files(uri, index, (part,))
-        dataset = ray.data.read_parquet(files).materialize() if files else None
+        dataset = read_shards(files).materialize() if files else None
         rows = dataset.count() if dataset is not None else 0
         if rows != index.rows(part):
             raise StorageError(f"{uri}/{part}: {rows} rows were read, {index.rows(part)} expected")
         blocks[part] = dataset.to_arrow_refs() if dataset is not None else []
     return blocks
+
+
+def read_shards(files: Sequence[str], include_paths: bool = False) -> ray.data.Dataset:
+    """A dataset of the rows of shard files, at least one."""
+    fs, _ = filesystem(files[0])
+    paths = [filesystem(file)[1] for file in files]
+    return ray.data.read_parquet(paths, filesystem=fs, include_paths=include_paths)
 
 
 def row_store(refs: Sequence[Any], size_px: int) -> RowStore:

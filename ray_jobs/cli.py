@@ -22,6 +22,7 @@ COMMANDS = {
     "rollback": "let an alias name its version before",
     "serve": "answer over HTTP, with a web page",
     "doctor": "check this machine or a cluster before a run",
+    "link": "an address for a browser of a report in S3",
     "key": "API keys of the endpoint: create, revoke, list",
     "submit": "run a stage as a job on a Ray cluster",
     "jobs": "jobs of a cluster: list, status, logs, follow, stop",

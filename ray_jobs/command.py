@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
-from fetal_core import storage
+from fetal_core import s3, storage
 from fetal_core.errors import FetalError
 from ray_jobs.console import errors
 from ray_jobs.flags import read_flags
@@ -71,6 +71,7 @@ def parse_args(
 def entry(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's error becomes a message and an exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    s3.tell_at_once()
     try:
         code = main(sys.argv[1:] if argv is None else argv) or 0
         sys.stdout.flush()

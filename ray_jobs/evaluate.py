@@ -34,7 +34,7 @@ from fetal_core.rows import RowStore
 from fetal_core.runlog import training_history
 from fetal_core.shards import ShardIndex, read_part
 from fetal_core.split import Split
-from ray_jobs.blocks import shard_files
+from ray_jobs.blocks import read_shards, shard_files
 from ray_jobs.cluster import connected, use_gpu
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args, stage
@@ -107,7 +107,7 @@ def predict_parts(
     if not files:
         raise DataError("nothing to evaluate:", [_empty("calib and test")])
     score: Any = _score
-    dataset = ray.data.read_parquet(files, include_paths=True).map_batches(
+    dataset = read_shards(files, include_paths=True).map_batches(
         score,
         fn_kwargs={
             "bundle_uri": bundle_uri,

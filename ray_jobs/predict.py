@@ -58,9 +58,9 @@ def predict_files(
         raise DataError("Nothing to predict: name images, or folders that hold some.", problems)
     predictor = Predictor(Bundle.load(bundle_uri))
     found = []
-    for file in images:
+    for file, content in zip(images, storage.read_ahead(images), strict=True):
         try:
-            answers = predictor.predict_bytes(storage.read_bytes(file))
+            answers = predictor.predict_bytes(content())
             found += [(file, prediction) for prediction in answers]
         except ImageError as error:
             problems.append(Problem(error.kind, file, error.reason, error.remedy))

@@ -17,7 +17,7 @@ import tyro
 from fetal_core import storage
 from fetal_core.audit import audit
 from fetal_core.config import digest
-from fetal_core.errors import DataError, Problem, StaleInputError, StorageError
+from fetal_core.errors import DataError, Problem, StaleInputError, StorageError, StoreAwayError
 from fetal_core.files import list_images
 from fetal_core.labels import list_tables
 from fetal_core.manifest import Manifest
@@ -31,6 +31,7 @@ from fetal_core.shards import (
     fingerprint,
     finished,
     plan,
+    sizes,
 )
 from fetal_core.split import Split, check_split, make_split
 from ray_jobs import shard_task
@@ -113,7 +114,7 @@ def describe_inputs(data: str, recipe: Recipe) -> dict[str, Any] | None:
     try:
         images = [(f.path, f.size_bytes, f.changed_ns) for f in list_images(root)]
         tables = {uri: storage.sha256(uri) for uri in list_tables(root, recipe.labels)}
-    except (StorageError, UnicodeDecodeError):
+    except StorageError:
         return None
     settings = recipe.model_dump(mode="json", include={"labels", "limits", "split", "preprocess"})
     return {"data": root, "images": digest(images), "tables": tables, "settings": settings}
@@ -133,8 +134,9 @@ def reuse(
         return None
     if plan_made != {"fingerprint": index.fingerprint, "inputs": inputs}:
         return None
+    there = sizes(prepared.shards_uri)
     for file in (file for group in index.parts.values() for file in group):
-        if storage.size(storage.join(prepared.shards_uri, file.file)) != file.bytes:
+        if there.get(storage.join(prepared.shards_uri, file.file)) != file.bytes:
             return None
     storage.write_json(prepared.recipe_uri, recipe.model_dump(mode="json"))
     return PrepareOutcome(prepared, index, split, problems, written=0, wall_s=0.0, reused=True)
@@ -194,9 +196,10 @@ def write_shards(
 
     Raises:
         DataError: images that are unreadable or have changed since the audit, all of them.
+        StoreAwayError: the store has ceased to answer.
     """
     tasks = plan(manifest, parts, recipe.preprocess)
-    files = {task.file: done for task in tasks if (done := finished(task, out)) is not None}
+    files = finished(tasks, out)
     missing = [task for task in tasks if task.file not in files]
     total = sum(len(task.rows) for task in tasks)
     written = 0
@@ -205,6 +208,8 @@ def write_shards(
         progress(total - sum(len(task.rows) for task in missing), total)
     for row in _run(missing, manifest.root, out, recipe):
         problems += [Problem(**problem) for problem in json.loads(row["problems"])]
+        if problems and problems[-1].kind == shard_task.STORE_AWAY:
+            raise StoreAwayError(f"{problems[-1].reason} The finished shards are kept.")
         if row["file"]:
             done = ShardFile(**json.loads(row["file"]))
             files[done.file] = done

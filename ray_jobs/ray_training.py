@@ -11,6 +11,7 @@ import ray.train.torch
 import torch
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from fetal_core.arrow_files import filesystem
 from fetal_core.fit_config import FitConfig
 from fetal_core.machine import cores
 from fetal_core.run_context import Event
@@ -83,6 +84,7 @@ def train_on_ray(
     Raises:
         FetalError: what the training loop raised, or ``WorkerDiedError``.
     """
+    fs, path = filesystem(uri)
     with listening(on_event) as mailbox:
         trainer = _Trainer(
             _worker,
@@ -100,7 +102,8 @@ def train_on_ray(
             ),
             run_config=ray.train.RunConfig(
                 name=CHECKPOINTS,
-                storage_path=uri,
+                storage_path=path,
+                storage_filesystem=fs,
                 checkpoint_config=ray.train.CheckpointConfig(
                     num_to_keep=1,
                     checkpoint_score_attribute="is_best",

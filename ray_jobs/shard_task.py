@@ -6,10 +6,12 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from fetal_core.errors import DataError, FetalError, Problem
+from fetal_core.errors import DataError, FetalError, Problem, StoreAwayError
 from fetal_core.images import ImageLimits
 from fetal_core.preprocess import PreprocessConfig
 from fetal_core.shards import ShardTask, write_shard
+
+STORE_AWAY = "store-away"
 
 
 def run(
@@ -33,6 +35,9 @@ def run(
         file = write_shard(task, root, out, PreprocessConfig(**preprocess), ImageLimits(**limits))
     except DataError as error:
         return {"file": "", "problems": json.dumps([asdict(p) for p in error.problems])}
+    except StoreAwayError as error:
+        problem = Problem(STORE_AWAY, task.file, str(error), "Run the same command again.")
+        return {"file": "", "problems": json.dumps([asdict(problem)])}
     except FetalError as error:
         problem = Problem("shard-not-written", task.file, str(error), "Mend it and run again.")
         return {"file": "", "problems": json.dumps([asdict(problem)])}

@@ -10,8 +10,6 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from fetal_core import storage
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -39,7 +37,6 @@ def bucket() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
-    storage._bucket.cache_clear()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         environment.setenv("AWS_ACCESS_KEY_ID", "test")

@@ -151,9 +151,9 @@ def test_truncated_image_with_the_hash_of_the_audit_is_a_decoding_problem(
 
 def test_finished_recognises_a_whole_shard(manifest: Manifest, tmp_path: Path) -> None:
     task = one_task(manifest)
-    assert finished(task, str(tmp_path)) is None
+    assert finished([task], str(tmp_path)) == {}
     written = write(task, manifest, tmp_path)
-    assert finished(task, str(tmp_path)) == written
+    assert finished([task], str(tmp_path)) == {task.file: written}
     assert written.bytes == (tmp_path / task.file).stat().st_size
 
 
@@ -166,19 +166,19 @@ def test_finished_rejects_a_truncated_shard(
     file = tmp_path / task.file
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * keep)])
-    assert finished(task, str(tmp_path)) is None
+    assert finished([task], str(tmp_path)) == {}
 
 
 def test_finished_rejects_other_rows_and_other_tables(manifest: Manifest, tmp_path: Path) -> None:
     task = one_task(manifest)
     write(task, manifest, tmp_path)
     fewer = ShardTask(task.part, task.index, task.rows[1:])
-    assert finished(fewer, str(tmp_path)) is None
+    assert finished([fewer], str(tmp_path)) == {}
     swapped = ShardTask(task.part, task.index, task.rows[::-1])
-    assert finished(swapped, str(tmp_path)) is None
+    assert finished([swapped], str(tmp_path)) == {}
     ids = [row["image_id"] for row in task.rows]
     pq.write_table(pa.table({"image_id": ids}), tmp_path / task.file)
-    assert finished(task, str(tmp_path)) is None
+    assert finished([task], str(tmp_path)) == {}
 
 
 @settings(max_examples=40, deadline=None)

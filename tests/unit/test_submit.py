@@ -21,7 +21,7 @@ from ray_jobs.submission import _last_line
 from ray_jobs.submittable import STAGES, Place, PlaceError, check_shared
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE_ONLY = {"demo", "serve", "key", "phantom", "submit", "jobs"}
+HERE_ONLY = {"demo", "serve", "key", "link", "phantom", "submit", "jobs"}
 TRAIN = ("train", "/mnt/prepared", "--runs", "/mnt/runs")
 
 Capture = pytest.CaptureFixture[str]
