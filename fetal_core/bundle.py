@@ -109,7 +109,7 @@ def read_info(uri: str) -> BundleInfo:
         StorageError: it cannot be read or is not JSON.
     """
     path = storage.join(uri, MODEL)
-    if not storage.exists(path):
+    if not storage.is_file(path):
         raise ModelError(f"{uri}: not a model bundle ({MODEL} is missing). Give a run's `bundle`.")
     values = storage.read_json(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT:

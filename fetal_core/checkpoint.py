@@ -124,6 +124,9 @@ class CheckpointStore:
         before = self._index()
         try:
             if storage.is_remote(self.uri):
+                # Files in a bucket change one by one: never those of a checkpoint that counts.
+                while name in before.values():
+                    name += "-again"
                 self._upload(name, save)
             else:
                 self._place(name, save)
@@ -179,5 +182,5 @@ class CheckpointStore:
 
     def _index(self) -> dict[str, str]:
         uri = storage.join(self.uri, _INDEX)
-        found: dict[str, str] = storage.read_json(uri) if storage.exists(uri) else {}
+        found: dict[str, str] = storage.read_json(uri) if storage.is_file(uri) else {}
         return found

@@ -205,7 +205,7 @@ def read_engine_info(bundle_uri: str, name: str, info: BundleInfo) -> EngineInfo
     uri = engine_uri(bundle_uri, name)
     again = f"Run `fetal export {bundle_uri} --engine {name}`"
     path = storage.join(uri, ENGINE)
-    if not storage.exists(path):
+    if not storage.is_file(path):
         raise ConfigError(f"{bundle_uri}: engine {name!r} has not been exported. {again}.")
     values = storage.read_json(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -250,7 +250,7 @@ def openvino() -> Any:
 
 def _fastest(bundle_uri: str) -> str:
     for name in _FASTEST_FIRST:
-        if storage.exists(storage.join(engine_uri(bundle_uri, name), ENGINE)):
+        if storage.is_file(storage.join(engine_uri(bundle_uri, name), ENGINE)):
             return name
     return "torch"
 

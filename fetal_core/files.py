@@ -47,17 +47,12 @@ def find_images(folder_uri: str) -> list[str]:
     Raises:
         StorageError: the folder cannot be listed, or a file without such a suffix cannot be read.
     """
-    root, found = storage.absolute(folder_uri), []
-    for uri in storage.list_files(root):
-        below = uri[len(root) :]
-        hidden = any(part.startswith(".") for part in below.split("/"))
-        if not hidden and (has_image_suffix(uri) or _has_mark(uri)):
-            found.append(uri)
-    return found
-
-
-def _has_mark(uri: str) -> bool:
-    return is_dicom(storage.read_bytes(uri, DICOM_HEAD_BYTES))
+    root = storage.absolute(folder_uri)
+    seen = [uri for uri in storage.list_files(root) if "/." not in uri[len(root) :]]
+    unknown = [uri for uri in seen if not has_image_suffix(uri)]
+    heads = zip(unknown, storage.read_ahead(unknown, DICOM_HEAD_BYTES), strict=True)
+    others = {uri for uri, head in heads if not is_dicom(head())}
+    return [uri for uri in seen if uri not in others]
 
 
 def list_images(data_uri: str) -> list[ImageFile]:

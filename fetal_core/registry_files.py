@@ -51,7 +51,7 @@ def copy_file(source: str, target: str, sha256: str) -> None:
         RegistryError: it has changed since its hash was taken; nothing is written.
         StorageError: it cannot be read or written, or reads back otherwise than written.
     """
-    if storage.exists(target) and storage.sha256(target) == sha256:
+    if storage.is_file(target) and storage.sha256(target) == sha256:
         return
     data = storage.read_bytes(source)
     if hashlib.sha256(data).hexdigest() != sha256:

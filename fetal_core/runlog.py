@@ -73,6 +73,6 @@ def training_history(run_dir: str) -> list[dict[str, Any]]:
 def read_history(run_dir: str) -> list[dict[str, Any]]:
     """Records of ``metrics.jsonl``; empty where there is none."""
     uri = storage.join(run_dir, METRICS)
-    if not storage.exists(uri):
+    if not storage.is_file(uri):
         return []
     return [json.loads(line) for line in storage.read_bytes(uri).splitlines()]

@@ -63,6 +63,15 @@ def exists(uri: str) -> bool:
     return _stat(uri) is not None
 
 
+def is_file(uri: str) -> bool:
+    """Whether ``uri`` is a file; one request where ``exists`` may need two.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    return size(uri) is not None
+
+
 def is_dir(uri: str) -> bool:
     """Whether ``uri`` is a folder.
 
@@ -105,7 +114,7 @@ def read_bytes(uri: str, size_bytes: int | None = None) -> bytes:
         raise StorageError(f"{uri}: cannot be read: {error}") from None
 
 
-def read_ahead(uris: Iterable[str]) -> Iterator[Callable[[], bytes]]:
+def read_ahead(uris: Iterable[str], size_bytes: int | None = None) -> Iterator[Callable[[], bytes]]:
     """For each file in turn, a function that gives its content or raises ``read_bytes``'s errors.
 
     While the caller works on one file, the next ``READ_AHEAD`` objects are fetched. Local files are

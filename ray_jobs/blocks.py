@@ -13,7 +13,8 @@ from fetal_core import storage
 from fetal_core.arrow_files import filesystem
 from fetal_core.errors import StorageError
 from fetal_core.rows import RowStore
-from fetal_core.shards import ShardIndex, sizes
+from fetal_core.shard_files import sizes
+from fetal_core.shards import ShardIndex
 
 
 def shard_files(uri: str, index: ShardIndex, parts: Iterable[str]) -> list[str]:

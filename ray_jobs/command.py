@@ -56,14 +56,14 @@ def parse_args(
     if config is not None:
         return _parse(kind, load_job(config), argv, prog)
     for word in argv:
-        if not word.startswith("-") and storage.exists(storage.join(word, RECIPE)):
+        if not word.startswith("-") and storage.is_file(storage.join(word, RECIPE)):
             args = _parse(kind, load_saved(storage.join(word, RECIPE)), argv, prog)
             if getattr(args, fields[0].name) == word:
                 break
     else:
         args = _parse(kind, Job(), argv, prog)
     saved = storage.join(folder(args), RECIPE) if folder is not None else None
-    if saved is not None and storage.exists(saved):
+    if saved is not None and storage.is_file(saved):
         return _parse(kind, load_saved(saved), argv, prog)
     return args
 

@@ -47,7 +47,7 @@ def export_bundle(
         ModelError: not a bundle, or it is damaged.
     """
     bundle_uri = storage.absolute(bundle_uri)
-    if storage.exists(storage.join(bundle_uri, VERSION)):
+    if storage.is_file(storage.join(bundle_uri, VERSION)):
         raise ConfigError(
             f"{bundle_uri}: a registered version, which never changes. Export into the bundle it "
             "was registered from, then `fetal register` that: it becomes the next version."
@@ -66,7 +66,7 @@ def export_bundle(
 
 def _cohort(bundle_uri: str) -> Prepared:
     run = Run(bundle_uri.rpartition("/")[0])
-    if not storage.exists(run.info_uri):
+    if not storage.is_file(run.info_uri):
         raise ConfigError(
             f"{bundle_uri}: no run lies around this bundle to tell its cohort. "
             "Name the folder `fetal prepare` wrote by --prepared."

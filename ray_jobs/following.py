@@ -38,7 +38,7 @@ def find_model(model: str, registry: str) -> Found:
     Raises:
         FetalError: there is no such model.
     """
-    if storage.exists(storage.join(model, MODEL)):
+    if storage.is_file(storage.join(model, MODEL)):
         return Found(storage.name(model), None, model)
     name, at, alias = model.partition("@")
     if not storage.exists(registry):

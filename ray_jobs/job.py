@@ -37,7 +37,7 @@ def check_weights(config: ModelConfig) -> None:
     Raises:
         StorageError: no such file.
     """
-    if config.weights not in NAMED_WEIGHTS and not storage.exists(config.weights):
+    if config.weights not in NAMED_WEIGHTS and not storage.is_file(config.weights):
         raise StorageError(
             f"model.weights: {config.weights}: no such file. "
             'Give a .pth or .safetensors file, or "imagenet" or "none".'

@@ -23,15 +23,14 @@ from fetal_core.labels import list_tables
 from fetal_core.manifest import Manifest
 from fetal_core.preprocess import PreprocessConfig
 from fetal_core.recipe import Recipe
+from fetal_core.shard_files import finished, sizes
 from fetal_core.shards import (
     ShardFile,
     ShardIndex,
     ShardTask,
     build_index,
     fingerprint,
-    finished,
     plan,
-    sizes,
 )
 from fetal_core.split import Split, check_split, make_split
 from ray_jobs import shard_task
@@ -165,7 +164,7 @@ def begin(
     """Claim the folder for this manifest, split and preprocessing."""
     wanted = fingerprint(manifest, split.hash, config)
     plan_uri = _plan_uri(prepared)
-    if storage.exists(plan_uri) and storage.read_json(plan_uri)["fingerprint"] != wanted:
+    if storage.is_file(plan_uri) and storage.read_json(plan_uri)["fingerprint"] != wanted:
         if not force:
             raise StaleInputError(
                 f"{prepared.uri}: holds shards of other images, labels, split or preprocessing. "

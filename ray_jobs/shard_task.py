@@ -9,7 +9,8 @@ from typing import Any
 from fetal_core.errors import DataError, FetalError, Problem, StoreAwayError
 from fetal_core.images import ImageLimits
 from fetal_core.preprocess import PreprocessConfig
-from fetal_core.shards import ShardTask, write_shard
+from fetal_core.shard_files import write_shard
+from fetal_core.shards import ShardTask
 
 STORE_AWAY = "store-away"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, takewhile
 from typing import Any
 
 from fetal_core import storage
@@ -90,13 +91,13 @@ class TrialFolder:
             reason: of a failure.
             retry: whether a sweep that goes on tries it again.
         """
-        if not storage.exists(self.result_uri):
+        if not storage.is_file(self.result_uri):
             result = {"status": status, "reason": reason, "retry": retry}
             storage.write_json(self.result_uri, result)
 
     def reopened(self) -> Trial:
         """The trial; unfinished again if it failed in a way that may not repeat."""
-        if storage.exists(self.result_uri) and storage.read_json(self.result_uri)["retry"]:
+        if storage.is_file(self.result_uri) and storage.read_json(self.result_uri)["retry"]:
             storage.remove(self.result_uri)
         return self.load()
 
@@ -104,7 +105,7 @@ class TrialFolder:
         """Everything that is known about it."""
         facts = storage.read_json(self.trial_uri)
         result: dict[str, Any] = {"status": "unfinished", "reason": ""}
-        if storage.exists(self.result_uri):
+        if storage.is_file(self.result_uri):
             result = storage.read_json(self.result_uri)
         history = training_history(self.uri)
         return Trial(
@@ -164,7 +165,7 @@ class Sweep:
             "shards": shards,
             "job": job.model_dump(mode="json", by_alias=True, exclude_none=True),
         }
-        if storage.exists(self.trial(0).trial_uri):
+        if storage.is_file(self.trial(0).trial_uri):
             self._check_same(settings, job)
         storage.write_json(self.settings_uri, settings)
 
@@ -175,18 +176,20 @@ class Sweep:
             StorageError: this is not a sweep's folder.
         """
         uri = self.settings_uri
-        if not storage.exists(uri):
+        if not storage.is_file(uri):
             raise StorageError(f"{self.uri}: not a sweep. Give the folder that `fetal tune` made.")
         found = storage.read_json(uri)
         return Prepared(found["prepared"]), parse(SweepJob, found["job"], uri)
 
     def trials(self) -> list[Trial]:
         """All trials that have begun, by number."""
-        return [folder.load() for folder in self._folders()]
+        with ThreadPoolExecutor(storage.READ_AHEAD) as pool:
+            return list(pool.map(TrialFolder.load, self._folders()))
 
     def reopened(self) -> list[Trial]:
         """All trials that have begun; those that failed by accident are unfinished again."""
-        return [folder.reopened() for folder in self._folders()]
+        with ThreadPoolExecutor(storage.READ_AHEAD) as pool:
+            return list(pool.map(TrialFolder.reopened, self._folders()))
 
     def prune(self, trials: Sequence[Trial], metric: str, keep: int) -> None:
         """Delete the checkpoints of all trials that have ended but the best ``keep``."""
@@ -202,12 +205,12 @@ class Sweep:
         uri = self.trial(trial.number).recipe_uri
         return parse(Recipe, storage.read_json(uri), uri)
 
-    def _folders(self) -> Iterator[TrialFolder]:
-        for number in count():
-            folder = self.trial(number)
-            if not storage.exists(folder.trial_uri):
-                return
-            yield folder
+    def _folders(self) -> list[TrialFolder]:
+        """The trials that have begun; one listing, however many they are."""
+        trials = storage.join(self.uri, "trials")
+        there = set(storage.list_files(trials)) if storage.is_dir(trials) else set()
+        folders = map(self.trial, count())
+        return list(takewhile(lambda folder: folder.trial_uri in there, folders))
 
     def _check_same(self, settings: dict[str, Any], job: SweepJob) -> None:
         before = storage.read_json(self.settings_uri)

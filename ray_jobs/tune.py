@@ -270,7 +270,7 @@ def _settings(argv: Sequence[str]) -> SweepJob:
             raise ConfigError("--resume goes on with the sweep's own settings: leave out --config.")
         return _sweep(argv, resume).settings()[1]
     words = [word for word in argv if not word.startswith("-")]
-    prepared = next((w for w in words if storage.exists(storage.join(w, RECIPE))), None)
+    prepared = next((w for w in words if storage.is_file(storage.join(w, RECIPE))), None)
     return load_sweep(config, prepared)
 
 

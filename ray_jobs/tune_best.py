@@ -77,7 +77,7 @@ def retrained_bundle(sweep_uri: str, out: str, cluster: ClusterConfig, on_event:
 
 def _best(sweep: Sweep, out: str) -> tuple[Prepared, Trial, ShardIndex]:
     prepared, job = sweep.settings()
-    if storage.exists(storage.join(out, MODEL)):
+    if storage.is_file(storage.join(out, MODEL)):
         raise ConfigError(f"--out {out}: a model lies there already. Choose another folder.")
     trial = best_trial(sweep.trials(), job.search.metric)
     if trial is None:

@@ -134,7 +134,7 @@ def _is_written(sweep: Sweep, trial: Trial, index: ShardIndex) -> bool:
 
 
 def _last_session(sweep: Sweep) -> Session:
-    if not storage.exists(sweep.figures_uri):
+    if not storage.is_file(sweep.figures_uri):
         return Session(0.0, 0.0, 1)
     figures = storage.read_json(sweep.figures_uri)
     return Session(figures["wall_s"], figures["work_s"], figures["concurrency"])

@@ -59,7 +59,7 @@ class Prepared:
             StorageError: something is missing.
             StaleInputError: the shards were made from another manifest or split.
         """
-        if not storage.exists(self.manifest_uri):
+        if not storage.is_file(self.manifest_uri):
             raise StorageError(f"{self.uri}: not a prepared cohort. Run `fetal prepare` first.")
         manifest = Manifest.load(self.manifest_uri)
         split = Split.load(self.split_uri)
@@ -131,12 +131,12 @@ class Run:
     @property
     def is_trained(self) -> bool:
         """Whether training has ended and the model is written."""
-        return storage.exists(storage.join(self.bundle_uri, MODEL))
+        return storage.is_file(storage.join(self.bundle_uri, MODEL))
 
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume; a run that failed before may start anew."""
-        return storage.exists(storage.join(self.uri, CHECKPOINTS, _SNAPSHOT))
+        return storage.is_file(storage.join(self.uri, CHECKPOINTS, _SNAPSHOT))
 
     def begin(self, prepared: Prepared, recipe: Recipe, shards: str) -> None:
         """Record the run's inputs, or check that a resumed run has the same.
@@ -146,7 +146,7 @@ class Run:
             StaleInputError: the shards have changed since the run began.
         """
         settings = recipe.model_dump(mode="json")
-        if storage.exists(self.info_uri) and (self.has_checkpoint or self.is_trained):
+        if storage.is_file(self.info_uri) and (self.has_checkpoint or self.is_trained):
             self._check_same(shards, settings)
             return
         storage.write_json(self.recipe_uri, settings)
@@ -159,7 +159,7 @@ class Run:
         Raises:
             StorageError: this is not a run's folder.
         """
-        if not storage.exists(self.info_uri):
+        if not storage.is_file(self.info_uri):
             raise StorageError(f"{self.uri}: not a run. Give the folder `fetal train` printed.")
         info = storage.read_json(self.info_uri)
         recipe = parse(Recipe, storage.read_json(self.recipe_uri), self.recipe_uri)

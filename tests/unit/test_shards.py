@@ -19,16 +19,15 @@ from fetal_core.errors import DataError, StorageError
 from fetal_core.images import ImageLimits, decode
 from fetal_core.manifest import Manifest
 from fetal_core.preprocess import PreprocessConfig, preprocess
+from fetal_core.shard_files import finished, write_shard
 from fetal_core.shards import (
     ShardFile,
     ShardIndex,
     ShardTask,
     fingerprint,
-    finished,
     mean_and_std,
     plan,
     read_part,
-    write_shard,
 )
 from fetal_core.split import Split, SplitConfig, make_split
 from fetal_core.statistics import moments

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import boto3
+import moto.backends
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moto.core import DEFAULT_ACCOUNT_ID
 
 from builders import disk_refuses_files_over
 from fetal_core import storage
@@ -169,3 +171,12 @@ def test_a_missing_object_or_bucket_is_a_storage_error(bucket: str) -> None:
         storage.read_bytes(storage.join(bucket, "none.png"))
     with pytest.raises(StorageError, match="nowhere"):
         list(storage.list_files("s3://nowhere/images"))
+
+
+def test_listings_of_many_keys_are_whole(bucket: str) -> None:
+    names = [f"many/{number:04d}.png" for number in range(2_500)]
+    store = moto.backends.get_backend("s3")[DEFAULT_ACCOUNT_ID]["aws"]
+    for name in names:  # requests would take a minute
+        store.put_object("cohort", name, b"x")
+    assert storage.list_files(f"{bucket}/many") == [f"{bucket}/{name}" for name in names]
+    assert not storage.exists(f"{bucket}/man")
