@@ -6,9 +6,9 @@ import csv
 import io
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
-from fetal_core.errors import DataError, Problem
+from fetal_core import storage
+from fetal_core.errors import DataError, Problem, StorageError
 from fetal_core.phantom.cohort import PhantomConfig, Row, draw_rows
 
 COLUMNS = (
@@ -29,7 +29,7 @@ def make_cohort(config: PhantomConfig) -> list[Row]:
     Raises:
         DataError: the table is missing, empty, lacks columns or has bad rows (all are listed).
     """
-    return draw_rows(config) if config.like is None else read_table(Path(config.like))
+    return draw_rows(config) if config.like is None else read_table(config.like)
 
 
 def table_bytes(rows: Iterable[Row]) -> bytes:
@@ -53,16 +53,16 @@ def table_bytes(rows: Iterable[Row]) -> bytes:
     return text.getvalue().encode()
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: str) -> list[Row]:
     """Read a label table (UTF-8 with or without BOM, LF or CRLF) in its own order.
 
     Raises:
         DataError: the table is missing, empty, lacks columns or has bad rows (all are listed).
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise _refusal(path, "missing-table", f"cannot be read: {error.strerror}") from error
+        text = storage.read_bytes(path).decode("utf-8-sig")
+    except StorageError as error:
+        raise _refusal(path, "missing-table", str(error)) from None
     except UnicodeDecodeError as error:
         raise _refusal(path, "bad-encoding", f"is not UTF-8 (byte {error.start})") from error
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=";")
@@ -83,7 +83,7 @@ def read_table(path: Path) -> list[Row]:
             rows.append(row)
         else:
             remedy = "Correct or remove the row."
-            problems.append(Problem("bad-row", str(path), row, remedy, reader.line_num))
+            problems.append(Problem("bad-row", path, row, remedy, reader.line_num))
     if problems:
         raise DataError(f"{path}: {len(problems)} rows cannot be imitated.", problems)
     if not rows:
@@ -111,6 +111,6 @@ def _parse(cells: list[str], order: list[int], seen: set[str]) -> Row | str:
     return Row(name, int(patient), plane, brain_plane, operator, machine, train == "1")
 
 
-def _refusal(path: Path, kind: str, reason: str) -> DataError:
+def _refusal(path: str, kind: str, reason: str) -> DataError:
     remedy = f"Give a `;`-separated table with the columns {', '.join(COLUMNS).strip()}."
-    return DataError(f"Cannot imitate {path}.", [Problem(kind, str(path), reason, remedy)])
+    return DataError(f"Cannot imitate {path}.", [Problem(kind, path, reason, remedy)])

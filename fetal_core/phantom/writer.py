@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import multiprocessing
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from fetal_core import storage
 from fetal_core.errors import FetalError, StorageError
 from fetal_core.machine import cores
 from fetal_core.phantom.cohort import PhantomConfig, Row
@@ -132,7 +132,7 @@ def _identity(config: PhantomConfig) -> dict[str, object]:
     fields: dict[str, object] = {"generator_version": _GENERATOR_VERSION}
     if config.like is None:
         return fields | config.model_dump(exclude={"like"})
-    digest = hashlib.sha256(Path(config.like).read_bytes()).hexdigest()
+    digest = storage.sha256(config.like)
     return fields | {"like_sha256": digest, "seed": config.seed, "shortcut": config.shortcut}
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -28,6 +27,7 @@ from faults import (
     truncate,
     utf16_table,
 )
+from fetal_core import storage
 from ray_jobs import audit, crossval, demo, evaluate, phantom, prepare, run, train
 from ray_jobs.cli import COMMANDS
 from ray_jobs.command import entry
@@ -124,13 +124,29 @@ def test_evaluation_needs_a_run(textures: Path, capsys: Capture) -> None:
     assert "not a run" in refused(evaluate.main, [str(textures)], capsys)
 
 
-@pytest.mark.parametrize("module", [phantom, demo])
-def test_cohorts_are_not_written_to_object_stores(
-    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+def test_the_demonstration_is_not_written_to_object_stores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["s3://bucket/cohort"] if module is phantom else ["--out", "s3://bucket/cohort"]
-    assert "local folder" in refused(module.main, words, capsys)
+    assert "local folder" in refused(demo.main, ["--out", "s3://bucket/cohort"], capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_synthetic_cohort_is_written_to_a_bucket(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = f"{bucket}/cohort"
+    words = ["--images", "12", "--patients", "12", "--workers", "1"]
+    assert entry(phantom.main, [out, *words]) == 0
+    flat = storage.list_files(out, recursive=False)
+    assert flat == [f"{out}/labels.csv", f"{out}/phantom.json"]
+    assert len(storage.list_files(f"{out}/images")) == 12
+    assert entry(phantom.main, [out, *words]) == 0
+    other = [out, *words, "--seed", "9"]
+    assert "another cohort" in refused(phantom.main, other, capsys)
+    storage.write_bytes(f"{bucket}/notes/file.txt", b"kept")
+    assert "other files" in refused(phantom.main, [f"{bucket}/notes", *words], capsys)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from cohorts import run
+from cohorts import flags, kill, recipe, run, start, write_textures
 from fetal_core import storage
+from fetal_core.bundle import Bundle
 from fetal_core.registry import Registry
+from fetal_core.runlog import training_history
+from fetal_core.shards import ShardIndex
 from juicefs import BUCKET, Gateway, gateway
+from ray_jobs.prepare import prepare
 from s3_servers import s3_server
 
 pytestmark = [pytest.mark.ray, pytest.mark.heavy]
 
+LARGE = recipe(preprocess={"size_px": 1024})
 ROOT = f"s3://{BUCKET}/team/first"
 CONFIG = """
 [preprocess]
@@ -47,20 +53,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield running
 
 
+def copy(folder: Path, uri: str) -> None:
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*.*")}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: storage.upload(files[name], f"{uri}/{name}"), files))
+
+
 @pytest.fixture(scope="module")
 def data(server: Gateway, cohort: Path) -> str:
     """The cohort and the configurations in the bucket."""
     uri = storage.join(ROOT, "cohort")
-    files = [file for file in cohort.rglob("*") if file.is_file()]
-    with ThreadPoolExecutor(8) as pool:
-        list(
-            pool.map(
-                lambda file: storage.upload(
-                    file, storage.join(uri, file.relative_to(cohort).as_posix())
-                ),
-                files,
-            )
-        )
+    copy(cohort, uri)
     storage.write_bytes(f"{ROOT}/mine.toml", CONFIG.encode())
     storage.write_bytes(f"{ROOT}/search.toml", (CONFIG + SEARCH).encode())
     return uri
@@ -117,3 +120,75 @@ def test_every_stage_runs_in_a_bucket(data: str, tmp_path: Path) -> None:
         fetal("promote", "planes", "1", "--alias", "champion", *registry)
         assert Registry(registry[1]).aliases("planes") == {"champion": 1}
     assert list(cwd.iterdir()) == []
+
+
+def test_a_store_that_is_killed_is_waited_for_or_given_up_and_resumed(
+    server: Gateway, cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = write_textures(tmp_path / "data", patients=24, views=6, height=700, width=900)
+    root = f"s3://{BUCKET}/killed"
+    copy(local, f"{root}/data")
+    out, runs = f"{root}/prepared", f"{root}/runs"
+    command = ("prepare", f"{root}/data", "--out", out, *flags(LARGE))
+
+    monkeypatch.setenv("FETAL_STORAGE_RETRY_S", "1")
+    code, output = kill_store_when(lambda: shards(out) > 1, server, None, *command, cwd=tmp_path)
+    assert code == 2, output
+    assert "does not answer" in output
+    assert "Traceback" not in output
+    server.start()
+    kept = shards(out)
+    assert 1 < kept < 9
+    assert not storage.exists(f"{out}/shards/index.json")
+
+    monkeypatch.setenv("FETAL_STORAGE_RETRY_S", "60")
+    code, output = kill_store_when(lambda: shards(out) > kept, server, 3.0, *command, cwd=tmp_path)
+    assert code == 0, output
+    whole = prepare(str(local), str(tmp_path / "whole"), LARGE).index
+    assert ShardIndex.load(f"{out}/shards") == whole
+
+    small = recipe(train={"epochs": 3}, preprocess={"size_px": 32})
+    code, output = run(
+        "prepare", f"{root}/data", "--out", f"{root}/small", *flags(small), cwd=tmp_path
+    )
+    assert code == 0, output
+    code, output = kill_store_when(
+        lambda: storage.exists(f"{runs}/run/metrics.jsonl"),
+        server,
+        3.0,
+        *("train", f"{root}/small", "--runs", runs),
+        cwd=tmp_path,
+    )
+    assert code == 0, output
+    assert len(training_history(f"{runs}/run")) == 3
+    Bundle.load(f"{runs}/run/bundle")
+
+
+def shards(out: str) -> int:
+    """Finished shard files."""
+    folder = f"{out}/shards"
+    found = storage.list_files(folder) if storage.is_dir(folder) else []
+    return len([uri for uri in found if uri.endswith(".parquet")])
+
+
+def kill_store_when(
+    ready: Callable[[], bool],
+    server: Gateway,
+    away_s: float | None,
+    *command: str,
+    cwd: Path,
+) -> tuple[int, str]:
+    """Exit code and output of a command whose store is killed, and comes back or does not."""
+    process = start(*command, cwd=cwd)
+    try:
+        while not ready():
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.02)
+        server.kill()
+        if away_s is not None:
+            time.sleep(away_s)
+            server.start()
+        output, _ = process.communicate(timeout=240)
+    finally:
+        kill(process)
+    return process.returncode, output

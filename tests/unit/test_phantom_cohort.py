@@ -90,7 +90,7 @@ def test_like_reads_the_public_table(shared_data):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "cannot be read"),
+        (None, "no such file"),
         (b"", "lacks the columns Image_name"),
         (HEADER, "has no rows"),
         (b"Image_name;Plane\na;Other\n", "lacks the columns Patient_num"),
