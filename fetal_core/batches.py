@@ -48,10 +48,27 @@ class BatchPlan:
         return max(1, math.ceil(self.rows / self.batch_size))
 
     @property
+    def _sizes(self) -> tuple[int, int]:
+        """Rows in the smallest and in the largest batch of an epoch."""
+        return self.rows // self.steps, math.ceil(self.rows / self.steps)
+
+    @property
     def smallest_micro_batch(self) -> int:
         """Rows in the smallest micro-batch of an epoch."""
-        sizes = {self.rows // self.steps, math.ceil(self.rows / self.steps)}
-        return min(size // self._pieces(size) for size in sizes)
+        return min(size // self._pieces(size) for size in self._sizes)
+
+    @property
+    def most_ranks(self) -> int:
+        """Up to how many ranks all micro-batches stay the same."""
+        return min(math.ceil(size / (self.micro_batch or max(1, size))) for size in self._sizes)
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """Rows of each rank in the largest batch of an epoch."""
+        largest = self._sizes[1]
+        split = np.array_split(np.arange(largest), self._pieces(largest))
+        ranks = range(self.world_size)
+        return tuple(sum(map(len, split[rank :: self.world_size])) for rank in ranks)
 
     def _pieces(self, rows: int) -> int:
         """Micro-batches of a batch, at least one for every rank."""

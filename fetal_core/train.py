@@ -196,6 +196,7 @@ class _FineTuning:
             "history": self.progress.history,
             "precision": self.engine.precision,
             "parameters": trainable_parameters(self.model),
+            "shares": self.plan.shares,
         }
 
     def epoch(self) -> None:
@@ -221,7 +222,7 @@ class _FineTuning:
         record |= {f"train_{key}": value for key, value in trained.as_dict().items()}
         record |= {f"val_{key}": value for key, value in validated.as_dict().items()}
         record |= {"train_s": train_s, "epoch_s": time.monotonic() - started}
-        record["images_per_s"] = len(self.data.train) / train_s
+        record |= {"images_per_s": len(self.data.train) / train_s, "workers": self.plan.world_size}
         self._advance(record)
 
     def _advance(self, record: dict[str, float]) -> None:

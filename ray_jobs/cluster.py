@@ -61,10 +61,10 @@ def connected() -> Iterator[None]:
 
 def use_gpu(config: ClusterConfig) -> bool:
     """Whether training workers get a GPU each."""
-    enough = total("GPU") >= config.workers
+    enough = total("GPU") >= config.fewest_workers
     if config.gpu == "always" and not enough:
         raise ResourceError(
-            f"cluster.gpu = 'always' with {config.workers} workers, but the cluster has "
+            f"cluster.gpu = 'always' with {config.fewest_workers} workers, but the cluster has "
             f"{total('GPU'):g} GPUs. Use fewer workers or gpu = 'auto'."
         )
     return config.gpu != "never" and enough
@@ -82,10 +82,11 @@ def check_capacity(config: ClusterConfig) -> None:
     Raises:
         ResourceError: the workers do not fit the cluster, or one worker fits no machine.
     """
-    wanted, available = config.workers * config.cpus_per_worker, total("CPU")
+    workers, available = config.fewest_workers, total("CPU")
+    wanted = workers * config.cpus_per_worker
     if wanted > available:
         raise ResourceError(
-            f"{config.workers} workers with {config.cpus_per_worker} CPUs each need {wanted} "
+            f"{workers} workers with {config.cpus_per_worker} CPUs each need {wanted} "
             f"logical CPUs, but the cluster has {available:g}. Use fewer workers or a larger "
             "cluster."
         )

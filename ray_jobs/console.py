@@ -61,7 +61,7 @@ class TrainingView:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
-        self._epochs = self._steps = 0
+        self._epochs = self._steps = self._workers = 0
 
     def __call__(self, event: Event) -> None:
         """Show an event of a training run."""
@@ -78,6 +78,11 @@ class TrainingView:
         self._epochs, self._steps = event["epochs"], event["steps"]
         if event["epochs_done"]:
             say(f"resuming after epoch {event['epochs_done']} of {self._epochs}")
+        shares, before = event["shares"], self._workers
+        self._workers = len(shares)
+        if self._workers > 1 or before not in (0, 1):
+            parts = " + ".join(map(str, shares))
+            say(f"workers: {self._workers}, with {parts} images of each batch of {sum(shares)}")
 
     def _on_step(self, event: Event) -> None:
         if self._task is not None:

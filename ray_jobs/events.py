@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fetal_core.run_context import Event
 
@@ -35,7 +36,10 @@ class Mailbox:
 @contextmanager
 def listening(on_event: Callable[[Event], None]) -> Iterator[Any]:
     """A mailbox actor whose events reach ``on_event``, in a thread of the driver, in order."""
-    mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
+    # Beside the driver: events outlive the machines of the workers.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(num_cpus=0)(Mailbox)
+    mailbox = actor.options(scheduling_strategy=here).remote()
     stop = threading.Event()
 
     failures: list[Exception] = []

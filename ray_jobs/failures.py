@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from ray.exceptions import RayTaskError
+from collections.abc import Mapping
+from typing import Any
 
-from fetal_core.errors import FetalError
+from ray.exceptions import RayTaskError
+from ray.train import UserCallback
+
+from fetal_core.errors import FetalError, StorageError
 
 
 class WorkerDiedError(FetalError):
@@ -23,8 +27,21 @@ def user_error(error: BaseException) -> FetalError | None:
             return candidate
         elif candidate is not None:
             seen += [candidate.__cause__, getattr(candidate, "_base_exc", None)]
+            seen.append(getattr(candidate, "controller_failure", None))
             seen += getattr(candidate, "worker_failures", {}).values()
     return None
+
+
+class UserErrorsAreFinal(UserCallback):
+    """Ends a training run where another attempt would fail likewise; Ray would try them all."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        """Raise the project's own exception, if that is what a worker ended with."""
+        for error in worker_exceptions.values():
+            found = user_error(error)
+            # A storage may answer at the next attempt.
+            if found is not None and not isinstance(found, StorageError):
+                raise found
 
 
 def training_failure(error: Exception) -> FetalError:

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
@@ -50,7 +51,8 @@ class PrepareOutcome:
     """What a preparation did.
 
     Attributes:
-        written: images decoded now; the others were there from an interrupted run.
+        by_machine: images decoded now by the address of the machine; the others were there from
+            an interrupted run.
         wall_s: time of reading, decoding and writing.
         reused: whether all was there already, made from the same inputs.
     """
@@ -59,9 +61,14 @@ class PrepareOutcome:
     index: ShardIndex
     split: Split
     problems: tuple[Problem, ...]
-    written: int
+    by_machine: Mapping[str, int]
     wall_s: float
     reused: bool = False
+
+    @property
+    def written(self) -> int:
+        """Images decoded now."""
+        return sum(self.by_machine.values())
 
 
 def prepare(
@@ -100,11 +107,11 @@ def prepare(
     storage.write_json(prepared.audit_uri, [asdict(problem) for problem in problems])
     storage.write_json(prepared.recipe_uri, recipe.model_dump(mode="json"))
     started = time.monotonic()
-    index, written = write_shards(
+    index, by_machine = write_shards(
         manifest, split.parts, split.hash, prepared.shards_uri, recipe, on_shards
     )
     wall_s = time.monotonic() - started
-    return PrepareOutcome(prepared, index, split, tuple(problems), written, wall_s)
+    return PrepareOutcome(prepared, index, split, tuple(problems), by_machine, wall_s)
 
 
 def describe_inputs(data: str, recipe: Recipe) -> dict[str, Any] | None:
@@ -138,7 +145,7 @@ def reuse(
         if there.get(storage.join(prepared.shards_uri, file.file)) != file.bytes:
             return None
     storage.write_json(prepared.recipe_uri, recipe.model_dump(mode="json"))
-    return PrepareOutcome(prepared, index, split, problems, written=0, wall_s=0.0, reused=True)
+    return PrepareOutcome(prepared, index, split, problems, by_machine={}, wall_s=0.0, reused=True)
 
 
 def unlearnable(manifest: Manifest, split: Split) -> list[Problem]:
@@ -187,11 +194,11 @@ def write_shards(
     out: str,
     recipe: Recipe,
     progress: Progress | None = None,
-) -> tuple[ShardIndex, int]:
+) -> tuple[ShardIndex, Counter[str]]:
     """Write the shard files that are missing, with Ray Data; then the index.
 
     Returns:
-        The index and the number of images written now.
+        The index, and the number of images written now by each machine's address.
 
     Raises:
         DataError: images that are unreadable or have changed since the audit, all of them.
@@ -201,7 +208,7 @@ def write_shards(
     files = finished(tasks, out)
     missing = [task for task in tasks if task.file not in files]
     total = sum(len(task.rows) for task in tasks)
-    written = 0
+    written: Counter[str] = Counter()
     problems: list[Problem] = []
     if progress is not None:
         progress(total - sum(len(task.rows) for task in missing), total)
@@ -212,7 +219,7 @@ def write_shards(
         if row["file"]:
             done = ShardFile(**json.loads(row["file"]))
             files[done.file] = done
-            written += done.rows
+            written[row["machine"]] += done.rows
         if progress is not None:
             progress(sum(file.rows for file in files.values()), total)
     if problems:
@@ -278,6 +285,9 @@ def show(outcome: PrepareOutcome) -> None:
     if outcome.written:
         speed = outcome.written / outcome.wall_s
         say(f"{outcome.written:,} images in {outcome.wall_s:.1f} s at {speed:.0f} images/s")
+        if len(outcome.by_machine) > 1:
+            each = sorted(outcome.by_machine.items())
+            say("by machine: " + ", ".join(f"{address} {images:,}" for address, images in each))
     say(f"training part: mean {index.mean:.4f}, standard deviation {index.std:.4f}")
 
 

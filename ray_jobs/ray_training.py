@@ -12,6 +12,8 @@ import torch
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from fetal_core.arrow_files import filesystem
+from fetal_core.batches import BatchPlan
+from fetal_core.errors import ConfigError
 from fetal_core.fit_config import FitConfig
 from fetal_core.machine import cores
 from fetal_core.run_context import Event
@@ -21,7 +23,7 @@ from fetal_core.training_data import TrainingData
 from ray_jobs.blocks import load_blocks, row_store
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.events import listening
-from ray_jobs.failures import training_failure
+from ray_jobs.failures import UserErrorsAreFinal, training_failure
 from ray_jobs.ray_context import RayContext, StoredRayContext
 from ray_jobs.workspace import CHECKPOINTS
 
@@ -85,6 +87,7 @@ def train_on_ray(
         FetalError: what the training loop raised, or ``WorkerDiedError``.
     """
     fs, path = filesystem(uri)
+    final: Any = UserErrorsAreFinal()
     with listening(on_event) as mailbox:
         trainer = _Trainer(
             _worker,
@@ -95,11 +98,7 @@ def train_on_ray(
                 "mailbox": mailbox,
                 "store": store,
             },
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=cluster.workers,
-                use_gpu=gpu,
-                resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
-            ),
+            scaling_config=_scaling(cluster, gpu),
             run_config=ray.train.RunConfig(
                 name=CHECKPOINTS,
                 storage_path=path,
@@ -108,6 +107,8 @@ def train_on_ray(
                     num_to_keep=1,
                     checkpoint_score_attribute="is_best",
                 ),
+                failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+                callbacks=[final],
             ),
         )
         try:
@@ -121,6 +122,47 @@ class _Trainer(ray.train.torch.TorchTrainer):
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave the signal alone: Ray would wait for workers that may only be starting."""
+
+
+def check_elastic(config: FitConfig, cluster: ClusterConfig, rows: int) -> None:
+    """Refuse a changing number of workers where the numbers would change with it.
+
+    Args:
+        config: of the training.
+        cluster: how many workers there may be.
+        rows: of the training part.
+
+    Raises:
+        ConfigError: micro-batches are too few to be the same on any number of workers.
+    """
+    train = config.train
+    if cluster.min_workers is None or train.mode == "probe":
+        return
+    rows = min(rows, train.max_train_images or rows)
+    plan = BatchPlan(rows, train.batch_size, train.micro_batch, 1, train.seed)
+    if plan.most_ranks < cluster.workers:
+        fitting = max(1, rows // plan.steps // cluster.workers)
+        raise ConfigError(
+            f"cluster.min_workers: with train.micro_batch = {train.micro_batch}, results would "
+            f"depend on how many of the {cluster.workers} workers are there. Set "
+            f"train.micro_batch = {fitting} or less, so that every batch has a micro-batch for "
+            "each of them."
+        )
+
+
+def _scaling(cluster: ClusterConfig, gpu: bool) -> ray.train.ScalingConfig:
+    workers: int | tuple[int, int] = cluster.workers
+    if cluster.min_workers is not None:
+        workers = cluster.min_workers, cluster.workers
+    # Its annotations are those of an older version.
+    config: Any = ray.train.ScalingConfig
+    scaling: ray.train.ScalingConfig = config(
+        num_workers=workers,
+        elastic_resize_monitor_interval_s=cluster.look_again_s,
+        use_gpu=gpu,
+        resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+    )
+    return scaling
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -6,11 +6,13 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+import ray.util
+
 from fetal_core.errors import DataError, FetalError, Problem, StoreAwayError
 from fetal_core.images import ImageLimits
 from fetal_core.preprocess import PreprocessConfig
 from fetal_core.shard_files import write_shard
-from fetal_core.shards import ShardTask
+from fetal_core.shards import ShardFile, ShardTask
 
 STORE_AWAY = "store-away"
 
@@ -28,18 +30,28 @@ def run(
         limits: fields of ``ImageLimits``.
 
     Returns:
-        ``file``, the written ``ShardFile`` as JSON or empty, and ``problems``, a JSON list.
+        ``file``, the written ``ShardFile`` as JSON or empty, ``problems``, a JSON list, and
+        ``machine``, the address of the one that wrote it.
     """
+    written, problems = _write(row, root, out, preprocess, limits)
+    return {
+        "file": "" if written is None else json.dumps(asdict(written)),
+        "problems": json.dumps([asdict(problem) for problem in problems]),
+        "machine": ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
+    }
+
+
+def _write(
+    row: dict[str, Any], root: str, out: str, preprocess: dict[str, Any], limits: dict[str, Any]
+) -> tuple[ShardFile | None, list[Problem]]:
     values = json.loads(row["task"])
     task = ShardTask(values["part"], values["index"], tuple(values["rows"]))
     try:
         file = write_shard(task, root, out, PreprocessConfig(**preprocess), ImageLimits(**limits))
     except DataError as error:
-        return {"file": "", "problems": json.dumps([asdict(p) for p in error.problems])}
+        return None, list(error.problems)
     except StoreAwayError as error:
-        problem = Problem(STORE_AWAY, task.file, str(error), "Run the same command again.")
-        return {"file": "", "problems": json.dumps([asdict(problem)])}
+        return None, [Problem(STORE_AWAY, task.file, str(error), "Run the same command again.")]
     except FetalError as error:
-        problem = Problem("shard-not-written", task.file, str(error), "Mend it and run again.")
-        return {"file": "", "problems": json.dumps([asdict(problem)])}
-    return {"file": json.dumps(asdict(file)), "problems": "[]"}
+        return None, [Problem("shard-not-written", task.file, str(error), "Mend it and run again.")]
+    return file, []

@@ -29,7 +29,7 @@ from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say, training_view
 from ray_jobs.job import Job, check_weights
-from ray_jobs.ray_training import Inputs, OnEvent, train_on_ray
+from ray_jobs.ray_training import Inputs, OnEvent, check_elastic, train_on_ray
 from ray_jobs.tracked_run import TrackedRun, run_params
 from ray_jobs.tracking import tracker
 from ray_jobs.workspace import Prepared, Run
@@ -71,6 +71,7 @@ def train(
     _, _, index = prepared.load()
     prepared.check_made_for(recipe)
     check_weights(recipe.model)
+    check_elastic(recipe.fit_config(), cluster, index.rows("train"))
     run.begin(prepared, recipe, index.fingerprint)
     if run.is_trained:
         on_event({"kind": "finished"})

@@ -78,6 +78,7 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     folder = Sweep(shared.sweep_uri).trial(config["number"])
     reporter = _Reporter(folder, shared.metric)
     recipe = Recipe(**config["recipe"])
+    folder.note(machine=ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
     try:
         # A linear head on features that are there already is too little for several workers.
         if shared.cluster.workers == 1 or recipe.train.mode == "probe":

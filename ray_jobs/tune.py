@@ -117,6 +117,11 @@ def _planned(job: SweepJob) -> list[Candidate]:
         StorageError: a file of pretrained weights is not there.
     """
     recipe, search = job.recipe(), job.search
+    if job.cluster.min_workers is not None:
+        raise ConfigError(
+            "cluster.min_workers: the trials of a sweep have a fixed number of workers. Leave it "
+            "out."
+        )
     check_search(search, recipe)
     check_study(job.study, search)
     # TPE cannot say what it will try: random draws stand for it.

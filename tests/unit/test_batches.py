@@ -91,6 +91,27 @@ def test_micro_batches_do_not_depend_on_the_number_of_ranks(
 
 
 @given(plans())
+def test_up_to_most_ranks_micro_batches_stay_the_same(plan: BatchPlan) -> None:
+    """One rank more cuts some batch into smaller ones."""
+    alone = [pieces(batches) for batches in all_ranks(replace(plan, world_size=1))]
+    for world, same in ((plan.most_ranks, True), (plan.most_ranks + 1, False)):
+        together = [pieces(batches) for batches in all_ranks(replace(plan, world_size=world))]
+        smallest = min(sum(map(len, batch.values())) for batch in alone)
+        assume(smallest >= world)
+        assert (together == alone) is same
+
+
+@given(plans())
+def test_shares_are_the_rows_of_each_rank_in_the_largest_batch(plan: BatchPlan) -> None:
+    found = [
+        tuple(sum(len(rows_N) for _, rows_N in batch.micro) for batch in batches)
+        for batches in all_ranks(plan)
+    ]
+    assert plan.shares in found
+    assert sum(plan.shares) == max(map(sum, found))
+
+
+@given(plans())
 def test_the_composition_of_batches_never_depends_on_the_number_of_ranks(plan: BatchPlan) -> None:
     alone = all_ranks(replace(plan, world_size=1))
     for one, many in zip(alone, all_ranks(plan), strict=True):
