@@ -84,6 +84,9 @@ class TrainingView:
             parts = " + ".join(map(str, shares))
             say(f"workers: {self._workers}, with {parts} images of each batch of {sum(shares)}")
 
+    def _on_lost(self, event: Event) -> None:
+        say("a worker was lost; training goes on from its last checkpoint once there are enough")
+
     def _on_step(self, event: Event) -> None:
         if self._task is not None:
             text = f"epoch {event['epoch']}/{self._epochs}, loss {event['loss']:.3f}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.exceptions import RayTaskError
@@ -32,8 +32,15 @@ def user_error(error: BaseException) -> FetalError | None:
     return None
 
 
-class UserErrorsAreFinal(UserCallback):
-    """Ends a training run where another attempt would fail likewise; Ray would try them all."""
+class FailureCallback(UserCallback):
+    """Tells of lost workers, and ends a run where another attempt would fail likewise.
+
+    Ray Train would try again after any error.
+    """
+
+    def __init__(self, on_lost: Callable[[], object]) -> None:
+        """``on_lost`` is called where Ray may start the workers again."""
+        self._on_lost = on_lost
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
         """Raise the project's own exception, if that is what a worker ended with."""
@@ -42,6 +49,7 @@ class UserErrorsAreFinal(UserCallback):
             # A storage may answer at the next attempt.
             if found is not None and not isinstance(found, StorageError):
                 raise found
+        self._on_lost()
 
 
 def training_failure(error: Exception) -> FetalError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray.train
@@ -23,7 +24,7 @@ from fetal_core.training_data import TrainingData
 from ray_jobs.blocks import load_blocks, row_store
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.events import listening
-from ray_jobs.failures import UserErrorsAreFinal, training_failure
+from ray_jobs.failures import FailureCallback, training_failure
 from ray_jobs.ray_context import RayContext, StoredRayContext
 from ray_jobs.workspace import CHECKPOINTS
 
@@ -87,8 +88,8 @@ def train_on_ray(
         FetalError: what the training loop raised, or ``WorkerDiedError``.
     """
     fs, path = filesystem(uri)
-    final: Any = UserErrorsAreFinal()
     with listening(on_event) as mailbox:
+        failures: Any = FailureCallback(partial(mailbox.put.remote, {"kind": "lost"}))
         trainer = _Trainer(
             _worker,
             train_loop_config={
@@ -108,7 +109,7 @@ def train_on_ray(
                     checkpoint_score_attribute="is_best",
                 ),
                 failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
-                callbacks=[final],
+                callbacks=[failures],
             ),
         )
         try:

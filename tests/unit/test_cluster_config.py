@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from builders import fit_config
 from fetal_core.config import parse
 from fetal_core.errors import ConfigError, NonFiniteLossError, StorageError
 from ray_jobs.cluster_config import ClusterConfig
-from ray_jobs.failures import UserErrorsAreFinal, WorkerDiedError, training_failure
+from ray_jobs.console import training_view
+from ray_jobs.failures import FailureCallback, WorkerDiedError, training_failure
 from ray_jobs.ray_training import check_elastic
 
 
@@ -68,21 +70,43 @@ def raised_in_a_worker(error: Exception) -> Exception:
 def test_what_would_fail_again_is_not_tried_again(error: Exception) -> None:
     worker_errors = {0: RuntimeError("connection closed"), 1: raised_in_a_worker(error)}
     context: Any = None
+    told: list[str] = []
     with pytest.raises(type(error), match=str(error)):
-        UserErrorsAreFinal().after_exception(context, worker_errors)
+        FailureCallback(partial(told.append, "lost")).after_exception(context, worker_errors)
+    assert told == []
     # Ray Train ends the run with whatever a callback raises.
-    told = training_failure(ControllerError(error))
-    assert (type(told), str(told)) == (type(error), str(error))
+    final = training_failure(ControllerError(error))
+    assert (type(final), str(final)) == (type(error), str(error))
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("the machine is gone"), StorageError("the store does not answer")]
 )
-def test_what_may_pass_is_tried_again(error: Exception) -> None:
+def test_what_may_pass_is_told_and_tried_again(error: Exception) -> None:
     context: Any = None
-    UserErrorsAreFinal().after_exception(context, {0: raised_in_a_worker(error)})
+    told: list[str] = []
+    callback = FailureCallback(partial(told.append, "lost"))
+    callback.after_exception(context, {0: raised_in_a_worker(error)})
+    assert told == ["lost"]
 
 
 def test_lost_workers_are_told_as_such() -> None:
     error = WorkerGroupError("a worker failed", {0: RuntimeError("SIGKILL")})
     assert isinstance(training_failure(error), WorkerDiedError)
+
+
+def test_the_view_tells_of_workers_that_come_and_go(capsys: pytest.CaptureFixture[str]) -> None:
+    start = {"kind": "start", "epochs": 4, "steps": 2, "epochs_done": 0}
+    with training_view() as view:
+        view({**start, "shares": (8,)})
+        assert capsys.readouterr().out == ""
+        view({**start, "shares": (4, 4), "epochs_done": 1})
+        view({"kind": "lost"})
+        view({**start, "shares": (8,), "epochs_done": 2})
+    assert capsys.readouterr().out.splitlines() == [
+        "resuming after epoch 1 of 4",
+        "workers: 2, with 4 + 4 images of each batch of 8",
+        "a worker was lost; training goes on from its last checkpoint once there are enough",
+        "resuming after epoch 2 of 4",
+        "workers: 1, with 8 images of each batch of 8",
+    ]
