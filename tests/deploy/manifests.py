@@ -28,12 +28,16 @@ CLUSTER_FIELDS = {
 Object = dict[str, Any]
 
 
-@lru_cache
-def rendered(overlay: str) -> str:
+def render(folder: Path) -> str:
     """What `kubectl apply -k` sends."""
     kubectl = Path(sys.executable).with_name("kubectl")
-    command = [str(kubectl), "kustomize", str(KUBERNETES / "overlays" / overlay)]
+    command = [str(kubectl), "kustomize", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+@lru_cache
+def rendered(overlay: str) -> str:
+    return render(KUBERNETES / "overlays" / overlay)
 
 
 def objects(overlay: str) -> list[Object]:
