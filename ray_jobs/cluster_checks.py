@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ _STORE_FAIL_S = 900.0  # S3 refuses requests from then on
 _SLOW_BYTES_S = 10e6
 
 # Whoever reaches these runs programs, sees all jobs or reads statistics.
+DASHBOARD = "dashboard and job server"
 CONTROL_PORTS = {
-    8265: "dashboard and job server",
+    8265: DASHBOARD,
     10001: "Ray client",
     8404: "statistics of Ray Serve's HAProxy",
     9101: "metrics of Ray Serve's HAProxy",
@@ -118,7 +120,7 @@ def check_reach(node: str, wanted: Sequence[str], refusals: Sequence[str]) -> It
 
 
 def check_exposure(
-    node: str, facts: Facts, control: Mapping[int, str], in_cluster: bool
+    node: str, facts: Facts, control: Mapping[int, str], address: str
 ) -> Iterator[Finding]:
     """Ports that command the cluster must not be open to others.
 
@@ -126,28 +128,29 @@ def check_exposure(
         node: name of the machine.
         facts: what it answered.
         control: ports of TCP that are to be closed, and what listens there.
-        in_cluster: whether the machine is of the cluster that is checked.
+        address: of the machine in the cluster that is checked; empty if it is in none.
     """
-    open_ports = sorted(
-        {
-            f"{control[port]} on {address}:{port}"
-            for address, port in facts.listening
-            if port in control and not is_loopback(address)
-        }
-    )
-    if not open_ports:
+    exposed = {
+        f"{control[port]} on {where}:{port}"
+        for where, port in facts.listening
+        if port in control and not is_loopback(where)
+    }
+    if address and ipaddress.ip_address(address).is_global:
+        exposed.add(f"all of Ray on the public address {address}")
+    if not exposed:
         yield Finding("exposure", node, "ok", "no control port listens beyond this machine")
         return
-    token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+    seen = "; ".join(sorted(exposed))
     remedy = (
-        "Start Ray with --dashboard-host=127.0.0.1 and reach the dashboard through an SSH tunnel "
-        "or kubectl port-forward; else let a firewall or network policy keep these ports inside."
+        "Start Ray with --dashboard-host=127.0.0.1 on a private address and reach the dashboard "
+        "through an SSH tunnel or kubectl port-forward; else let a firewall or network policy "
+        "keep these ports inside."
     )
-    if in_cluster and not token:
+    if address and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         remedy += " Set RAY_AUTH_MODE=token on all nodes: without it whoever connects runs code."
-        yield Finding("exposure", node, "fail", "; ".join(open_ports), remedy)
+        yield Finding("exposure", node, "fail", seen, remedy)
     else:
-        yield Finding("exposure", node, "warn", "; ".join(open_ports), remedy)
+        yield Finding("exposure", node, "warn", seen, remedy)
 
 
 def _clock(check: str, node: str, off_s: float, seen: str, warn_s: float, fail_s: float) -> Finding:

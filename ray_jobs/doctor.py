@@ -66,17 +66,17 @@ def check(args: DoctorArgs) -> list[Finding]:
     from ray_jobs.cluster import connected
     from ray_jobs.examination import examine
     from ray_jobs.machine_facts import hostname, read_facts
-    from ray_jobs.node_probe import LocalProbe, Node, cluster_nodes
+    from ray_jobs.node_probe import LocalProbe, Node, connected_cluster
 
     own, probe_bytes = read_facts([]), args.probe_mib * 2**20
     if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
         return examine([Node(hostname(), LocalProbe())], own, args.storage, probe_bytes)
-    with connected(), cluster_nodes(args.patience_s) as (nodes, dead):
+    with connected(), connected_cluster(args.patience_s) as cluster:
         lost = [
             Finding("dead-node", "cluster", "warn", why, "Look at its logs; replace it or go on.")
-            for why in dead
+            for why in cluster.dead
         ]
-        return lost + examine(nodes, own, args.storage, probe_bytes)
+        return lost + examine(cluster.nodes, own, args.storage, probe_bytes, cluster.dashboard_port)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from fetal_core import storage
 from fetal_core.errors import FetalError
 from ray_jobs.cluster_checks import (
     CONTROL_PORTS,
+    DASHBOARD,
     Clock,
     check_clocks,
     check_exposure,
@@ -31,7 +32,9 @@ _ASKED = 16
 _CLOCK_ROUNDS = 3
 
 
-def examine(nodes: Sequence[Node], own: Facts, uri: str, probe_bytes: int) -> list[Finding]:
+def examine(
+    nodes: Sequence[Node], own: Facts, uri: str, probe_bytes: int, dashboard_port: int = 0
+) -> list[Finding]:
     """Ask all machines and judge what they answer; one that does not is a finding too.
 
     Args:
@@ -39,15 +42,16 @@ def examine(nodes: Sequence[Node], own: Facts, uri: str, probe_bytes: int) -> li
         own: facts of the machine that asks.
         uri: storage of runs; nothing is left there.
         probe_bytes: size of the object by which its speed is measured.
+        dashboard_port: where it is not Ray's usual one.
     """
+    control = CONTROL_PORTS | ({dashboard_port: DASHBOARD} if dashboard_port else {})
     folders = [] if storage.is_remote(uri) else [storage.absolute(uri)]
     facts, findings = _ask_all(nodes, lambda node: node.probe.facts(folders))
     answering = [node for node in nodes if node.name in facts]
     for node in answering:
         found = facts[node.name]
-        findings += check_machine(node.name, found, node.store_bytes, node.cpus)
-        control = _control_ports(answering)
-        findings += check_exposure(node.name, found, control, bool(node.address))
+        findings += check_machine(node.name, found, node.share)
+        findings += check_exposure(node.name, found, control, node.address)
     findings += check_versions(facts, own)
     findings += _storage(answering, uri, probe_bytes)
     if any(node.address for node in answering):
@@ -141,10 +145,3 @@ def _reach(nodes: Sequence[Node]) -> list[Finding]:
             words = [what for what, _, _ in others(node)]
             findings += check_reach(node.name, words, tried[node.name])
     return findings + silent
-
-
-def _control_ports(nodes: Sequence[Node]) -> dict[int, str]:
-    ports = dict(CONTROL_PORTS)
-    for node in nodes:
-        ports |= {port: what for what, port in node.ports if what == "dashboard"}
-    return ports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import requires
 
 from packaging.requirements import Requirement
@@ -29,23 +30,31 @@ _FILES_WARN = 65536
 _PROCESSES_WARN = 4096
 
 
-def check_machine(node: str, facts: Facts, store_bytes: int | None, cpus: float) -> list[Finding]:
+@dataclass(frozen=True)
+class Share:
+    """What Ray counts as its own on a machine where it runs."""
+
+    store_bytes: int
+    cpus: float
+    gpus: float
+
+
+def check_machine(node: str, facts: Facts, share: Share | None) -> list[Finding]:
     """All findings about one machine.
 
     Args:
         node: its name.
         facts: what it answered.
-        store_bytes: of Ray's object store; None where Ray has yet to choose.
-        cpus: logical CPUs that Ray counts there; 0 where Ray does not run yet.
+        share: Ray's; None where Ray does not run yet.
     """
     return [
         *check_requirements(node, facts),
         *check_disks(node, facts),
         *check_memory(node, facts),
-        *check_shm(node, facts, store_bytes),
-        *check_gpus(node, facts),
+        *check_shm(node, facts, share),
+        *check_gpus(node, facts, share),
         *check_limits(node, facts),
-        *check_cores(node, facts, cpus),
+        *check_cores(node, facts, share),
     ]
 
 
@@ -103,14 +112,15 @@ def check_memory(node: str, facts: Facts) -> Iterator[Finding]:
         yield Finding("free-memory", node, "ok", seen)
 
 
-def check_shm(node: str, facts: Facts, store_bytes: int | None) -> Iterator[Finding]:
+def check_shm(node: str, facts: Facts, share: Share | None) -> Iterator[Finding]:
     """Whether the object store fits into shared memory; Ray is many times slower on a disk."""
     if facts.shm is None:
         return
-    wanted, shm = store_bytes or _planned_store_bytes(facts.memory), facts.shm.total_bytes
+    shm = facts.shm.total_bytes
+    wanted = share.store_bytes if share is not None else _planned_store_bytes(facts.memory)
     if wanted is None:
         return
-    whose = "Ray's object store has" if store_bytes else "Ray would like an object store of"
+    whose = "Ray's object store has" if share is not None else "Ray would like an object store of"
     seen = f"/dev/shm has {_size(shm)}, {whose} {_size(wanted)}"
     if wanted <= shm * _SHM_SHARE:
         yield Finding("shared-memory", node, "ok", seen)
@@ -120,14 +130,14 @@ def check_shm(node: str, facts: Facts, store_bytes: int | None) -> Iterator[Find
         "--shm-size; an emptyDir of medium Memory on Kubernetes), or start Ray with a smaller "
         "--object-store-memory."
     )
-    yield Finding("shared-memory", node, "fail" if store_bytes else "warn", seen, remedy)
+    yield Finding("shared-memory", node, "warn" if share is None else "fail", seen, remedy)
 
 
 def _planned_store_bytes(memory: Space | None) -> int | None:
     return int(memory.free_bytes * _STORE_SHARE) if memory is not None else None
 
 
-def check_gpus(node: str, facts: Facts) -> Iterator[Finding]:
+def check_gpus(node: str, facts: Facts, share: Share | None) -> Iterator[Finding]:
     """Whether GPUs that are there can be used; none is fine."""
     gpus = facts.gpus
     if not gpus.visible:
@@ -148,6 +158,9 @@ def check_gpus(node: str, facts: Facts) -> Iterator[Finding]:
         seen += f", of which torch sees {len(gpus.working)}"
         remedy = "Give the container all GPUs, or ignore this if it shall not have them."
         yield Finding("gpu", node, "warn", seen, remedy)
+    elif share is not None and share.gpus < gpus.visible:
+        remedy = f"Start Ray there with --num-gpus={gpus.visible}, or leave it if that is meant."
+        yield Finding("gpu", node, "warn", f"{seen}, of which Ray counts {share.gpus:g}", remedy)
     else:
         devices = ", ".join(gpus.working)
         yield Finding("gpu", node, "ok", f"{seen}: {devices}, CUDA {gpus.built}")
@@ -179,9 +192,9 @@ def _limit_faults(limits: dict[str, int]) -> Iterator[tuple[str, str]]:
             yield f"Remove the limit of {name} (ulimit {flag} unlimited).", "fail"
 
 
-def check_cores(node: str, facts: Facts, cpus: float) -> Iterator[Finding]:
+def check_cores(node: str, facts: Facts, share: Share | None) -> Iterator[Finding]:
     """Cores that programs see against those that the control group grants."""
-    quota = facts.quota_cores
+    quota, cpus = facts.quota_cores, share.cpus if share is not None else 0
     granted = facts.cores if quota is None else min(quota, facts.cores)
     seen = f"{facts.cores} cores" if quota is None else f"{facts.cores} cores, quota {quota:g}"
     seen += f", Ray counts {cpus:g}" if cpus else ""

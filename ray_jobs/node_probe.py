@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fetal_core.errors import FetalError
+from ray_jobs.machine_checks import Share
 from ray_jobs.machine_facts import Facts, own_ports, read_facts
 from ray_jobs.storage_probe import StorageFacts, try_storage
 
@@ -57,18 +58,29 @@ class Node:
         probe: answers for it.
         address: of its network interface; empty outside a cluster.
         ports: on which Ray listens there for other machines, by what listens.
-        store_bytes: of Ray's object store; None outside a cluster.
-        cpus: logical CPUs that Ray counts.
-        gpus: that Ray counts.
+        share: what Ray counts as its own there; None outside a cluster.
     """
 
     name: str
     probe: Probe
     address: str = ""
     ports: tuple[tuple[str, int], ...] = ()
-    store_bytes: int | None = None
-    cpus: float = 0
-    gpus: float = 0
+    share: Share | None = None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster as its head node tells of it.
+
+    Attributes:
+        nodes: the machines that are alive.
+        dead: what is told of those that are not.
+        dashboard_port: 0 where there is none.
+    """
+
+    nodes: list[Node]
+    dead: list[str]
+    dashboard_port: int
 
 
 class LocalProbe:
@@ -170,14 +182,14 @@ class RayProbe:
 
 
 @contextmanager
-def cluster_nodes(patience_s: float) -> Iterator[tuple[list[Node], list[str]]]:
-    """The machines of the connected cluster that are alive, and what is told of dead ones."""
+def connected_cluster(patience_s: float) -> Iterator[Cluster]:
+    """The cluster that this process is connected to, while the block lasts."""
     table: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     alive = [node for node in table if node["Alive"]]
     probes = [RayProbe(node["NodeID"], patience_s) for node in alive]
     try:
         pairs = zip(alive, probes, strict=True)
-        yield [_node(entry, probe) for entry, probe in pairs], _dead(table)
+        yield Cluster([_node(*pair) for pair in pairs], _dead(table), _dashboard_port())
     finally:
         for probe in probes:
             probe.close()
@@ -195,9 +207,11 @@ def _node(entry: dict[str, Any], probe: Probe) -> Node:
             ("raylet", entry["NodeManagerPort"]),
             ("object manager", entry["ObjectManagerPort"]),
         ),
-        store_bytes=int(resources.get("object_store_memory", 0)) or None,
-        cpus=resources.get("CPU", 0),
-        gpus=resources.get("GPU", 0),
+        share=Share(
+            store_bytes=int(resources.get("object_store_memory", 0)),
+            cpus=resources.get("CPU", 0),
+            gpus=resources.get("GPU", 0),
+        ),
     )
 
 
@@ -208,6 +222,12 @@ def _dead(table: list[dict[str, Any]]) -> list[str]:
         for node in table
         if not node["Alive"]
     ]
+
+
+def _dashboard_port() -> int:
+    node: Any = worker._global_node
+    port = str(node.webui_url or "").rpartition(":")[2]
+    return int(port) if port.isdigit() else 0
 
 
 def _refusal(address: str, port: int) -> str:

@@ -97,29 +97,34 @@ def test_a_closed_port_of_another_machine_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listening", "in_cluster", "mode", "severity"),
+    ("listening", "address", "mode", "severity"),
     [
-        ((("127.0.0.1", 8265), ("::1", 8265)), True, "disabled", "ok"),
-        ((("0.0.0.0", 6379),), True, "disabled", "ok"),
-        ((("0.0.0.0", 8265),), True, "disabled", "fail"),
-        ((("10.0.0.4", 8265),), True, "token", "warn"),
-        ((("::", 8265),), False, "disabled", "warn"),
+        ((("127.0.0.1", 8265), ("::1", 8265)), "10.0.0.4", "disabled", "ok"),
+        ((("0.0.0.0", 6379),), "10.0.0.4", "disabled", "ok"),
+        ((("0.0.0.0", 8265),), "10.0.0.4", "disabled", "fail"),
+        ((("10.0.0.4", 8265),), "10.0.0.4", "token", "warn"),
+        ((("::", 8265),), "", "disabled", "warn"),
     ],
 )
 def test_control_ports_beyond_the_machine(
     monkeypatch: pytest.MonkeyPatch,
     listening: tuple[tuple[str, int], ...],
-    in_cluster: bool,
+    address: str,
     mode: str,
     severity: str,
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
     facts = replace(OWN, listening=listening)
-    (found,) = check_exposure("a", facts, {8265: "dashboard"}, in_cluster)
+    (found,) = check_exposure("a", facts, {8265: "dashboard"}, address)
     assert found.severity == severity
     if severity != "ok":
         assert f"dashboard on {listening[0][0]}:8265" in found.seen
         assert "--dashboard-host=127.0.0.1" in found.remedy
+
+
+def test_a_public_address_is_exposed() -> None:
+    (found,) = check_exposure("a", replace(OWN, listening=()), {}, "8.8.8.8")
+    assert "public address 8.8.8.8" in found.seen
 
 
 @pytest.mark.parametrize(

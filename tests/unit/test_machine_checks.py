@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ray_jobs.findings import Finding
-from ray_jobs.machine_checks import check_machine
+from ray_jobs.machine_checks import Share, check_machine
 from ray_jobs.machine_facts import Facts, Gpus, Space, read_facts
 
 GIB = 2**30
@@ -26,9 +26,12 @@ GOOD = Facts(
 CARD = Gpus("550.54.15", 1, "12.6", ("A10",))
 
 
-def judged(store_bytes: int | None = 8 * GIB, cpus: float = 8, **changes: Any) -> list[Finding]:
+SHARE = Share(store_bytes=8 * GIB, cpus=8, gpus=1)
+
+
+def judged(share: Share | None = SHARE, **changes: Any) -> list[Finding]:
     """What is not ok of a machine that is good but for some facts."""
-    findings = check_machine("node-1", replace(GOOD, **changes), store_bytes, cpus)
+    findings = check_machine("node-1", replace(GOOD, **changes), share)
     assert all(finding.node == "node-1" and finding.seen for finding in findings)
     assert all(bool(finding.remedy) == (finding.severity != "ok") for finding in findings)
     return [finding for finding in findings if finding.severity != "ok"]
@@ -36,7 +39,7 @@ def judged(store_bytes: int | None = 8 * GIB, cpus: float = 8, **changes: Any) -
 
 def test_nothing_is_wrong_with_a_good_machine() -> None:
     assert judged() == []
-    assert judged(store_bytes=None, cpus=0) == []
+    assert judged(share=None) == []
     assert judged(gpus=CARD) == []
     assert judged(memory=None, shm=None, limits={}) == []
 
@@ -53,17 +56,18 @@ def test_nothing_is_wrong_with_a_good_machine() -> None:
         ({"memory": Space(3 * GIB, 16 * GIB)}, "free-memory", "warn", "3.0 GiB free"),
         ({"memory": Space(GIB // 2, 16 * GIB)}, "free-memory", "fail", "512 MiB free"),
         ({"shm": Space(64 * 2**20, 64 * 2**20)}, "shared-memory", "fail", "/dev/shm has 64 MiB"),
-        ({"store_bytes": None, "shm": Space(GIB, GIB)}, "shared-memory", "warn", "would like"),
+        ({"share": None, "shm": Space(GIB, GIB)}, "shared-memory", "warn", "would like"),
         ({"limits": {"open files": 4095}}, "limits", "fail", "open files 4,095"),
         ({"limits": {"open files": 65535}}, "limits", "warn", "open files 65,535"),
         ({"limits": {"processes": 1000}}, "limits", "warn", "processes 1,000"),
         ({"limits": {"file size": 10**9}}, "limits", "fail", "file size 1,000,000,000"),
         ({"quota_cores": 2.5}, "cores", "warn", "8 cores, quota 2.5"),
-        ({"quota_cores": 2.5, "cpus": 2}, "cores", "warn", "quota 2.5"),
-        ({"cpus": 64}, "cores", "warn", "Ray counts 64"),
+        ({"quota_cores": 2.5, "share": replace(SHARE, cpus=2)}, "cores", "warn", "quota 2.5"),
+        ({"share": replace(SHARE, cpus=64)}, "cores", "warn", "Ray counts 64"),
         ({"gpus": replace(CARD, built="", working=())}, "gpu", "fail", "without CUDA"),
         ({"gpus": replace(CARD, error="no kernel")}, "gpu", "fail", "no kernel"),
         ({"gpus": replace(CARD, working=())}, "gpu", "fail", "can use none"),
+        ({"gpus": CARD, "share": replace(SHARE, gpus=0)}, "gpu", "warn", "Ray counts 0"),
         ({"gpus": replace(CARD, visible=2)}, "gpu", "warn", "torch sees 1"),
     ],
 )
@@ -78,7 +82,7 @@ def test_what_is_wrong_is_named(
 def test_the_remedy_gives_the_numbers_to_set() -> None:
     (shm,) = judged(shm=Space(GIB, GIB))
     assert "8.4 GiB or more" in shm.remedy
-    (cores,) = judged(cpus=64)
+    (cores,) = judged(share=replace(SHARE, cpus=64))
     assert "--num-cpus=8" in cores.remedy
     (quota,) = judged(quota_cores=2.5)
     assert "--num-cpus=2" in quota.remedy

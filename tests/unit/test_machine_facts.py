@@ -127,7 +127,7 @@ def test_a_driver_without_cards_that_torch_can_use(tmp_path: Path) -> None:
     facts = read_facts([], root)
     assert (facts.gpus.driver, facts.gpus.visible) == ("550.54.15", 1)
     if not facts.gpus.working:  # which is so where there is no card
-        assert [finding.severity for finding in check_gpus("here", facts)] == ["fail"]
+        assert [finding.severity for finding in check_gpus("here", facts, None)] == ["fail"]
 
 
 @pytest.fixture
