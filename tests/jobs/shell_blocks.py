@@ -17,7 +17,7 @@ ELSEWHERE = frozenset({"aws", "cluster", "kubernetes", "network"})
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S
 )
-_PORTS = ("8000", "8001")
+_COMMENT = re.compile(r"(^|\s)#.*$")
 _TIMEOUT_S = 240
 
 
@@ -37,10 +37,18 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """One a line, with lines that go on joined, without comments."""
-        joined = self.text.replace("\\\n", " ")
-        lines = (re.sub(r"(^|\s)#.*$", "", line).strip() for line in joined.splitlines())
-        return [re.sub(r"\s+", " ", line) for line in lines if line]
+        """One for each line or, where it goes on or a quotation is open, several; no comments."""
+        found, begun = [], ""
+        for line in self.text.replace("\\\n", " ").splitlines():
+            begun = " ".join([begun, _COMMENT.sub("", line)]).strip()
+            try:
+                shlex.split(begun)
+            except ValueError:
+                continue
+            if begun:
+                found.append(re.sub(r"\s+", " ", begun))
+            begun = ""
+        return found
 
 
 def blocks(document: Path) -> list[Block]:

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a cluster of `first` and `second`; `second` has an old pyarrow installed."""
+def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of `first` and `second`; `second` has an old pyarrow installed."""
     old = tmp_path_factory.mktemp("site")
     (old / "pyarrow-1.2.3.dist-info").mkdir()
     metadata = "Metadata-Version: 2.1\nName: pyarrow\nVersion: 1.2.3\n"
@@ -34,7 +34,7 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         cluster.add_node(
             node_name="second", object_store_memory=100 * 2**20, env_vars={"PYTHONPATH": path}
         )
-        yield cluster.address
+        yield cluster
     finally:
         cluster.shutdown()
 
@@ -48,10 +48,10 @@ def found(output: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
 
 
 def test_every_node_is_looked_at_and_the_one_that_differs_is_named(
-    two_nodes: str, tmp_path: Path
+    two_nodes: Cluster, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
-    words = ("--address", two_nodes, "--storage", str(runs), "--probe-mib", "1", "--json")
+    words = ("--address", two_nodes.address, "--storage", str(runs), "--probe-mib", "1", "--json")
     code, output = run("doctor", *words, cwd=tmp_path)
     assert code == 1, output
     findings = found(output)
@@ -76,6 +76,17 @@ def test_every_node_is_looked_at_and_the_one_that_differs_is_named(
         assert findings["clock", node][0]["severity"] == "ok", output
     assert not runs.exists()
     assert not any(key[0] == "answer" for key in findings)
+
+
+def test_a_node_that_has_died_is_named(two_nodes: Cluster, tmp_path: Path) -> None:
+    (second,) = two_nodes.worker_nodes
+    two_nodes.remove_node(second)
+    words = ("--address", two_nodes.address, "--probe-mib", "1", "--json")
+    _, output = run("doctor", *words, cwd=tmp_path)
+    (dead,) = found(output)["dead-node", "cluster"]
+    assert dead["seen"].startswith("second: ")
+    assert ("clock", "first") in found(output)
+    assert ("clock", "second") not in found(output)
 
 
 def refusal(port: int, folder: Path) -> str:
