@@ -63,6 +63,7 @@ def _client(environment: tuple[tuple[str, str], ...]) -> Any:
         connect_timeout=_CONNECT_S,
         read_timeout=_READ_S,
         max_pool_connections=CONNECTIONS,
+        user_agent="fetal-planes",  # botocore's own takes a fifth of the time of a request
     )
     return boto3.session.Session().client("s3", config=config)
 

@@ -35,7 +35,7 @@ epochs = 1
 batch_size = 16
 precision = "fp32"
 [evaluate]
-resamples = 50
+resamples = 100
 """
 SEARCH = """
 [search]

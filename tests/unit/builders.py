@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from data_samples import write_folder
-from fetal_core import shards
+from fetal_core import shard_files, shards
 from fetal_core.audit import audit
 from fetal_core.bundle import Bundle, BundleInfo
 from fetal_core.checkpoint import CheckpointStore
@@ -147,7 +147,7 @@ def write_index(
     """All shards of a split and their index."""
     tasks = shards.plan(manifest, split.parts, config)
     files = {
-        task.file: shards.write_shard(task, manifest.root, out, config, ImageLimits())
+        task.file: shard_files.write_shard(task, manifest.root, out, config, ImageLimits())
         for task in tasks
     }
     index = shards.build_index(manifest, split.hash, config, tasks, files)
