@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 ArgsT = TypeVar("ArgsT")
 
 CUT_OFF = 1
+_JOB_FOLDER = "_ray_pkg_"  # as Ray names the folders that it uploads
 
 
 def parse_args(
@@ -33,7 +35,7 @@ def parse_args(
     folder: Callable[[ArgsT], str] | None = None,
     base: Callable[[Sequence[str]], Job] | None = None,
 ) -> ArgsT:
-    """Read flags into a dataclass.
+    """Read flags into a dataclass; in a job's own folder, paths have to lead out of it.
 
     A field ``job`` starts from what ``base`` makes of the words; without it, from the file of
     ``--config``; without that flag, from the settings saved in ``folder(args)``, else in the folder
@@ -42,7 +44,23 @@ def parse_args(
     Raises:
         ConfigError: the configuration is not valid, or settings of it do not go together.
         StorageError: its file cannot be read.
+        PlaceError: a path would be lost with the job's folder.
     """
+    args = _read_args(kind, argv, prog, folder, base)
+    if Path.cwd().name.startswith(_JOB_FOLDER):
+        from ray_jobs.places import check_lasting, places
+
+        check_lasting(list(places(args)))
+    return args
+
+
+def _read_args(
+    kind: type[ArgsT],
+    argv: Sequence[str],
+    prog: str,
+    folder: Callable[[ArgsT], str] | None,
+    base: Callable[[Sequence[str]], Job] | None,
+) -> ArgsT:
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     if not any(field.name == "job" for field in fields):
         return read_flags(kind, argv, prog)

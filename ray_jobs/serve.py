@@ -30,9 +30,11 @@ from ray_jobs.following import find_model
 from ray_jobs.front import FrontConfig, check, front, haproxy
 from ray_jobs.http_settings import HttpSettings
 from ray_jobs.serve_app import ServeConfig, build, slots
+from ray_jobs.signals import end_within
 
 _APPLICATION = "planes"
-_DELETE_S = 6
+_DELETE_S = 5
+_END_S = 5
 _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -184,13 +186,14 @@ def main(argv: Sequence[str]) -> None:
     # Ray runs its workers at a low priority otherwise, and answers would wait for anything else.
     os.environ.setdefault("RAY_worker_niceness", "0")
     started_s = time.monotonic()
-    with connected(), suppress(KeyboardInterrupt):
+    with connected():
         _interrupted_once()
-        with serving(config, listen) as address:
+        with suppress(KeyboardInterrupt), serving(config, listen) as address:
             say(f"serving {args.model} at {address} after {time.monotonic() - started_s:.0f} s")
             say(f"try it in a browser, or: curl --data-binary @IMAGE.png {address}/v1/predict")
             signal.pause()
-    say("stopped")
+        say("stopped")
+        end_within(_END_S, 0)
 
 
 def _interrupted_once() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED = 130
 TERMINATED = 143
+_LIMIT_S = 20
 
 
 class Terminated(KeyboardInterrupt):
@@ -21,5 +24,22 @@ def end_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, _terminate)
 
 
+def end_within(seconds: float, code: int) -> None:
+    """End the process by then in any case.
+
+    Where Ray's own processes were ended as well, as by a service manager, it would wait for them
+    for a minute and then abort.
+    """
+
+    def end() -> None:
+        sys.stdout.flush()
+        os._exit(code)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    end_within(_LIMIT_S, TERMINATED)
     raise Terminated

@@ -25,8 +25,9 @@ from ray_jobs import submission
 from ray_jobs.command import flag_value, parse_args, stage
 from ray_jobs.console import errors, say
 from ray_jobs.job_package import uploaded
+from ray_jobs.places import check_lasting, check_shared, places
 from ray_jobs.signals import INTERRUPTED
-from ray_jobs.submittable import check_lasting, check_shared, find_stage, places, read_stage
+from ray_jobs.submittable import find_stage, read_stage
 
 # What an address such as s3://bucket means depends on these. They are not secret.
 _FORWARDED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
@@ -129,7 +130,7 @@ def main(argv: Sequence[str]) -> int:
     with chdir(folder or "."):
         found_stage, name, rest = find_stage([args.stage, *words])
         stage_args, unchecked = read_stage(found_stage, name, rest)
-    found = list(places(found_stage, stage_args))
+    found = list(places(stage_args))
     check_lasting(found)
     if folder is not None:
         _check_uploaded(folder, flag_value(rest, "config"))

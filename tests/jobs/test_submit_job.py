@@ -19,7 +19,7 @@ from job_server import JobServer, finished, job_server
 
 pytestmark = pytest.mark.ray
 
-EPOCHS = 12
+EPOCHS = 8
 SETTINGS = recipe(train={"epochs": EPOCHS, "batch_size": 8})
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -98,7 +98,7 @@ def test_a_stopped_job_submitted_again_equals_an_uninterrupted_one(
     words = ("submit", "--env", "FETAL_GIT_COMMIT", "train", *where, "--name", "whole")
     code, output = server.run(*words, FETAL_GIT_COMMIT=COMMIT)
     assert code == 0, output
-    assert f"epoch  {EPOCHS}/{EPOCHS}" in output
+    assert f"epoch   {EPOCHS}/{EPOCHS}" in output
     assert output.endswith(f"job {job_of(output)} succeeded\n")
     code, output = server.run("submit", "evaluate", str(tmp_path / "whole"))
     assert code == 0, output

@@ -13,15 +13,16 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from ray_jobs import submit
+from ray_jobs import submit, train
 from ray_jobs.cli import COMMANDS
 from ray_jobs.command import entry
 from ray_jobs.job_package import uploaded
+from ray_jobs.places import STAGES, Place, PlaceError, check_shared
 from ray_jobs.submission import _last_line
-from ray_jobs.submittable import STAGES, Place, PlaceError, check_shared
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE_ONLY = {"demo", "serve", "key", "link", "phantom", "submit", "jobs"}
+NO_STORE = "http://127.0.0.1:9"
 TRAIN = ("train", "/mnt/prepared", "--runs", "/mnt/runs")
 
 Capture = pytest.CaptureFixture[str]
@@ -31,8 +32,10 @@ Capture = pytest.CaptureFixture[str]
 def checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "RAY_ADDRESS"):
+    for name in ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", NO_STORE)
 
 
 def dry(capsys: Capture, *words: str) -> tuple[int, str, str]:
@@ -89,7 +92,6 @@ def test_the_printed_command_is_the_one_for_a_shell(capsys: Capture) -> None:
 def test_variables_are_forwarded_and_their_values_not_shown(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_REGION", "eu-west-1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3 cr'et")
     code, command, _ = dry(capsys, "--env", "AWS_SECRET_ACCESS_KEY", *TRAIN)
     assert code == 0
@@ -99,7 +101,11 @@ def test_variables_are_forwarded_and_their_values_not_shown(
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    expected = {"AWS_REGION": "eu-west-1", "AWS_SECRET_ACCESS_KEY": "s3 cr'et"}
+    expected = {
+        "AWS_REGION": "eu-west-1",
+        "AWS_ENDPOINT_URL": NO_STORE,
+        "AWS_SECRET_ACCESS_KEY": "s3 cr'et",
+    }
     assert variables == expected | ({"FETAL_GIT_COMMIT": commit} if commit else {})
 
 
@@ -152,11 +158,7 @@ def test_what_is_wrong_is_told_at_once(
     assert "ray job submit" not in text
 
 
-def test_settings_that_only_the_cluster_can_read_are_left_to_the_job(
-    capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+def test_settings_that_only_the_cluster_can_read_are_left_to_the_job(capsys: Capture) -> None:
     where = ("train", "s3://bucket/prepared", "--runs", "s3://bucket/runs")
     code, command, told = dry(capsys, *where, "--train.epochs", "3")
     assert code == 0, told
@@ -188,6 +190,17 @@ def test_paths_of_this_machine_need_to_be_shared_with_others() -> None:
     check_shared(found, ["/mnt"], ["worker-1"])
     with pytest.raises(PlaceError, match=r"worker-1.*\n  - DATA /mnt/data\n.*--shared FOLDER"):
         check_shared(found, ["/mn"], ["worker-1"])
+
+
+def test_a_job_itself_refuses_paths_that_would_be_lost(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without `fetal submit` too."""
+    folder = tmp_path / "_ray_pkg_0123456789abcdef"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert entry(train.main, ["/mnt/prepared"]) == 2
+    assert "--runs runs: would be written to the job's own folder" in capsys.readouterr().err
 
 
 def test_a_job_takes_the_code_along_and_little_else() -> None:
