@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import shlex
 import subprocess
+import time
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -253,3 +255,27 @@ def start_words(section: str) -> list[str]:
 def start_flags(section: str) -> dict[str, str]:
     words = [word.partition("=") for word in start_words(section)]
     return {flag: value for flag, _, value in words}
+
+
+def test_ending_an_old_watcher_does_not_end_the_shell_that_does_it() -> None:
+    (line,) = [line for line in COMMAND_LINES if "pkill" in line]
+    pattern = shlex.split(line)[2]
+    assert re.search(pattern, "venv/bin/python -m ray_jobs.spot_watcher --address 10.0.0.1:6379")
+    assert not re.search(pattern, f"bash --login -c -i 'source ~/.bashrc && ({line})'")
+
+
+def test_the_watcher_outlives_the_shell_that_starts_it(tmp_path: Path) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nread gate <"$HOME/gate"\necho "$RAY_AUTH_MODE $@"\n')
+    python.chmod(0o755)
+    os.mkfifo(tmp_path / "gate")
+    line = CONFIG["worker_start_ray_commands"][-1]
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "RAY_HEAD_IP": "10.0.0.1"}
+    subprocess.run(["bash", "-c", line], env=environment, check=True, timeout=60)
+    (tmp_path / "gate").write_text("go\n")  # waits until the watcher reads
+    log = tmp_path / "spot-watcher.log"
+    while not log.read_text("utf-8"):
+        time.sleep(0.01)
+    told = "token -m ray_jobs.spot_watcher --address 10.0.0.1:6379\n"
+    assert log.read_text("utf-8") == told
