@@ -24,7 +24,7 @@ def main(words: Sequence[str]) -> None:
     service, operation, *rest = words
     flags = dict(zip(rest[::2], rest[1::2], strict=True))
     query, output = flags.pop("--query", "@"), flags.pop("--output", "json")
-    client = boto3.client(SERVICES.get(service, service))
+    client = boto3.session.Session().client(SERVICES.get(service, service))
     method = operation.replace("-", "_")
     model = client.meta.service_model.operation_model(client.meta.method_to_api_mapping[method])
     members = model.input_shape.members

@@ -56,7 +56,7 @@ class Account:
         return [words[-1] for words in self.remote() if words[0] == "ssh"]
 
     def instances(self) -> list[dict[str, Any]]:
-        found = boto3.client("ec2").describe_instances()["Reservations"]
+        found = boto3.session.Session().client("ec2").describe_instances()["Reservations"]
         return [instance for reservation in found for instance in reservation["Instances"]]
 
 
@@ -115,8 +115,11 @@ def check_head(account: Account) -> None:
     assert "InstanceLifecycle" not in head
     assert head["MetadataOptions"]["HttpTokens"] == "required"
     assert head["IamInstanceProfile"]["Arn"].endswith("instance-profile/fetal-planes-head")
-    assert all(volume["Encrypted"] for volume in boto3.client("ec2").describe_volumes()["Volumes"])
-    iam = boto3.client("iam")
+    assert all(
+        volume["Encrypted"]
+        for volume in boto3.session.Session().client("ec2").describe_volumes()["Volumes"]
+    )
+    iam = boto3.session.Session().client("iam")
     names = {
         role: set(iam.list_role_policies(RoleName=role)["PolicyNames"])
         for role in ("fetal-planes-head", "fetal-planes-worker")
@@ -130,7 +133,7 @@ def check_head(account: Account) -> None:
 
 
 def check_network() -> None:
-    ec2 = boto3.client("ec2")
+    ec2 = boto3.session.Session().client("ec2")
     groups = ec2.describe_security_groups()["SecurityGroups"]
     (ours,) = [group for group in groups if group["GroupName"] != "default"]
     opened = [
@@ -183,7 +186,7 @@ def check_workers(account: Account) -> None:
 def test_nodes_have_the_processors_that_their_type_has(account: Account, name: str) -> None:
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text("utf-8"))
     node = config["available_node_types"][name]
-    ec2 = boto3.client("ec2")
+    ec2 = boto3.session.Session().client("ec2")
     types = ec2.describe_instance_types(InstanceTypes=[node["node_config"]["InstanceType"]])
     (found,) = types["InstanceTypes"]
     gpus = sum(gpu["Count"] for gpu in found.get("GpuInfo", {}).get("Gpus", []))

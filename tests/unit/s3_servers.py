@@ -66,7 +66,7 @@ def s3_server(application: Server | None = None) -> Iterator[Server]:
         environment.setenv("AWS_ACCESS_KEY_ID", "test")
         environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket=bucket)
+        boto3.session.Session().client("s3").create_bucket(Bucket=bucket)
         yield application
     server.shutdown()
     thread.join()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from fetal_core import storage
 from ray_jobs.cluster_checks import check_exposure, check_storage
 from ray_jobs.command import stage
 from ray_jobs.examination import examine
@@ -27,7 +26,6 @@ KIB = 1024
 
 @pytest.fixture
 def store() -> Iterator[Server]:
-    storage._bucket.cache_clear()
     with s3_server() as server:
         yield server
 

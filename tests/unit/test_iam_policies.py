@@ -33,8 +33,12 @@ def guarded() -> Iterator[GuardedServer]:
     with s3_server(GuardedServer()) as server:
         assert isinstance(server, GuardedServer)
         bucket = server.uri.removeprefix("s3://")
-        boto3.client("s3").put_object(Bucket=bucket, Key="other/secret", Body=b"secret")
-        boto3.client("s3").put_object(Bucket=bucket, Key=f"{PREFIX}-2/secret", Body=b"secret")
+        boto3.session.Session().client("s3").put_object(
+            Bucket=bucket, Key="other/secret", Body=b"secret"
+        )
+        boto3.session.Session().client("s3").put_object(
+            Bucket=bucket, Key=f"{PREFIX}-2/secret", Body=b"secret"
+        )
         server.policy = load(STORAGE_POLICY, BUCKET=bucket, PREFIX=PREFIX)
         yield server
 
@@ -176,7 +180,7 @@ def test_the_policies_follow_iams_grammar_once_filled_in(
     text = str(load(file, BUCKET="cohort", PREFIX=PREFIX))
     assert not re.search(r"BUCKET|PREFIX|ACCOUNT|REGION", text)
     with mock_aws():
-        iam = boto3.client("iam", region_name="us-east-1")
+        iam = boto3.session.Session().client("iam", region_name="us-east-1")
         document = (DEPLOYMENT / file).read_text("utf-8")
         iam.create_policy(PolicyName="ours", PolicyDocument=document)
         with pytest.raises(ClientError, match="MalformedPolicyDocument"):

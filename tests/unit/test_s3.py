@@ -57,7 +57,9 @@ def test_contents_come_back(root: str, tmp_path: Path, data: bytes) -> None:
 def test_a_prefix_is_a_folder_only_up_to_a_slash(root: str) -> None:
     for name in ("run/a", "run/deep/b", "run-2/c", "run.json"):
         storage.write_bytes(f"{root}/{name}", b"x")
-    boto3.client("s3").put_object(Bucket=BUCKET, Key=f"{root[len(f's3://{BUCKET}/') :]}/run/empty/")
+    boto3.session.Session().client("s3").put_object(
+        Bucket=BUCKET, Key=f"{root[len(f's3://{BUCKET}/') :]}/run/empty/"
+    )
     assert storage.list_files(f"{root}/run") == [f"{root}/run/a", f"{root}/run/deep/b"]
     assert storage.list_files(f"{root}/run", recursive=False) == [f"{root}/run/a"]
     assert storage.is_dir(f"{root}/run")

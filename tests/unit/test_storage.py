@@ -155,7 +155,12 @@ def test_objects_keep_their_names(bucket: str, name: str) -> None:
     uri = storage.join(folder, name)
     assert not storage.exists(uri)
     storage.write_bytes(uri, b"content")
-    keys = [item["Key"] for item in boto3.client("s3").list_objects_v2(Bucket="cohort")["Contents"]]
+    keys = [
+        item["Key"]
+        for item in boto3.session.Session()
+        .client("s3")
+        .list_objects_v2(Bucket="cohort")["Contents"]
+    ]
     assert f"of {name}/{name}" in keys
     assert storage.read_bytes(uri) == b"content"
     assert storage.read_bytes(uri, 3) == b"con"

@@ -19,7 +19,6 @@ KIB = 1024
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    storage._bucket.cache_clear()
     with s3_server() as found:
         yield found
 
@@ -29,7 +28,7 @@ def store(server: Server) -> Server:
     """The server with a new bucket, and all rights."""
     server.uri = f"s3://trials-{uuid.uuid4().hex}"
     server.denied, server.before = lambda environ: False, lambda environ: None
-    boto3.client("s3").create_bucket(Bucket=storage.name(server.uri))
+    boto3.session.Session().client("s3").create_bucket(Bucket=storage.name(server.uri))
     return server
 
 
@@ -40,7 +39,9 @@ def tried(uri: str, size_bytes: int = 64 * KIB) -> StorageFacts:
 
 def left(server: Server) -> list[str]:
     """All keys and versions that a bucket holds."""
-    found = boto3.client("s3").list_object_versions(Bucket=storage.name(server.uri))
+    found = (
+        boto3.session.Session().client("s3").list_object_versions(Bucket=storage.name(server.uri))
+    )
     return [item["Key"] for part in ("Versions", "DeleteMarkers") for item in found.get(part, [])]
 
 
@@ -88,7 +89,7 @@ def test_a_bucket_with_all_rights(store: Server) -> None:
 
 
 def test_a_bucket_that_keeps_versions_keeps_none_of_the_trial(store: Server) -> None:
-    client = boto3.client("s3")
+    client = boto3.session.Session().client("s3")
     bucket = storage.name(store.uri)
     enabled = {"Status": "Enabled"}
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration=enabled)
