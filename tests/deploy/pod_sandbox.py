@@ -72,9 +72,9 @@ def _ip(*words: str) -> None:
 def once(pods: RayPods, *words: str) -> subprocess.CompletedProcess[str]:
     """A command alone in a pod without a network."""
     environment = _environment(pods, Network("", "127.0.0.1"))
-    command = shlex.join([*_user(pods), *_with(environment), *words])
+    command = shlex.join([*_user(pods), *_with(environment), "timeout", "50", *words])
     inside = f"{_view(pods)}\nexec {command}"
-    unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc"]
     return subprocess.run(
         [*unshare, "/bin/bash", "-ec", inside],
         capture_output=True,
@@ -97,7 +97,7 @@ class Pod:
         self._enter = shlex.join([*_user(pods), *_with(_environment(pods, head))])
         inside = f"{_view(pods)}\nexec {self._enter} {_start(pods, head)}"
         words = ["ip", "netns", "exec", network.name, "unshare", "--mount", "--pid", "--fork"]
-        words += ["--kill-child", "--mount-proc", "/bin/bash", "-ec", inside]
+        words += ["--mount-proc", "/bin/bash", "-ec", inside]
         with log.open("w") as file:
             self._process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
@@ -171,15 +171,16 @@ class Pod:
         return time.monotonic() - started_s
 
     def kill(self) -> None:
-        """End all its processes at once."""
-        with suppress(ProcessLookupError):
-            os.kill(self._process.pid, signal.SIGKILL)
+        """End all its processes at once: those of a namespace end with its first."""
+        with suppress(ProcessLookupError, FileNotFoundError, TimeoutError):
+            os.kill(self._first(), signal.SIGKILL)
+        self._process.kill()
         self._process.wait(30)
 
     def _first(self) -> int:
         """The process that is number 1 in the pod."""
         deadline_s = time.monotonic() + 10
-        while time.monotonic() < deadline_s:
+        while self._process.poll() is None and time.monotonic() < deadline_s:
             children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
             if found := children.read_text().split():
                 return int(found[0])
