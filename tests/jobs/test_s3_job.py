@@ -92,7 +92,7 @@ def test_every_stage_runs_in_a_bucket(data: str, tmp_path: Path) -> None:
     page = fetal("link", f"{runs}/one/report.html", "--hours", "1").strip()
     with urllib.request.urlopen(page) as answer:
         assert answer.headers["Content-Type"].startswith("text/html")
-        assert b"macro-F1" in answer.read()
+        assert answer.read() == storage.read_bytes(f"{runs}/one/report.html")
     # The gateway overwrites in spite of If-None-Match: refused, since changes could be lost.
     register = ("register", f"{runs}/one/bundle", "--name", "planes")
     code, output = run(*register, "--registry", f"{ROOT}/registry", cwd=cwd)
