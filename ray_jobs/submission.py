@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +20,11 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from fetal_core.errors import FetalError
-from ray_jobs.console import console, errors, say
+from ray_jobs.console import errors, say
 from ray_jobs.signals import TERMINATED
 
 _AUTH_MODE = "RAY_AUTH_MODE"
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-
 FAILED = 1
 _CONNECT_S = 10
 _PAUSE_S = 1.0
@@ -136,34 +136,43 @@ def follow(client: JobSubmissionClient, job_id: str) -> int:
         JobServerError: there is no such job, or the server is gone.
     """
     info(client, job_id)
-    shown = 0
-    failures = 0
-    while True:
-        before = shown
+    output = _Output(client, job_id)
+    failures, last = 0, ""
+    while failures < _ATTEMPTS:
+        before = output.shown
         try:
-            shown = asyncio.run(_show(client, job_id, shown))
-        except Exception as error:  # whatever the HTTP library has for a lost connection
-            failure: Exception | None = error
+            asyncio.run(output.show())
+            found = info(client, job_id)
+        except Exception as error:  # the HTTP library has its own for a lost connection
+            failures = failures + 1 if output.shown == before else 1
+            last = _last_line(error)
         else:
-            failure = None
-        failures = failures + 1 if failure is not None and shown == before else 0
-        if failures == _ATTEMPTS:
-            raise JobServerError(f"the connection to {client.get_address()} is lost: {failure}")
-        if failure is None and (found := info(client, job_id)).status.is_terminal():
-            return conclude(found)
+            if found.status.is_terminal():
+                return conclude(found)
+            failures = 0
         time.sleep(_PAUSE_S)
+    raise JobServerError(f"the connection to {client.get_address()} is lost: {last}")
 
 
-async def _show(client: JobSubmissionClient, job_id: str, shown: int) -> int:
-    """Print the output after the first ``shown`` characters; how many have been printed."""
-    seen = 0
-    async for text in client.tail_job_logs(job_id):
-        new = text[max(0, shown - seen) :]
-        seen += len(text)
-        console.file.write(new)
-        console.file.flush()
-        shown = max(shown, seen)
-    return shown
+class _Output:
+    """What a job says, each character shown once, however often it is fetched.
+
+    Attributes:
+        shown: number of characters.
+    """
+
+    def __init__(self, client: JobSubmissionClient, job_id: str) -> None:
+        self._client, self._job_id = client, job_id
+        self.shown = 0
+
+    async def show(self) -> None:
+        """Fetch from the beginning, and show what is new until the stream ends."""
+        seen = 0
+        async for text in self._client.tail_job_logs(self._job_id):
+            sys.stdout.write(text[max(0, self.shown - seen) :])
+            sys.stdout.flush()
+            seen += len(text)
+            self.shown = max(self.shown, seen)
 
 
 def conclude(found: JobDetails) -> int:
