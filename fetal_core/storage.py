@@ -64,12 +64,15 @@ def exists(uri: str) -> bool:
 
 
 def is_file(uri: str) -> bool:
-    """Whether ``uri`` is a file; one request where ``exists`` may need two.
+    """Whether ``uri`` is a file or a pipe; one request where ``exists`` may need two.
 
     Raises:
         StorageError: the storage does not answer.
     """
-    return size(uri) is not None
+    if is_remote(uri):
+        return size(uri) is not None
+    found = _stat(uri)
+    return found is not None and not stat.S_ISDIR(found.st_mode)
 
 
 def is_dir(uri: str) -> bool:
