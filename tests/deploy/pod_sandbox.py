@@ -160,15 +160,13 @@ class Pod:
         """Tell its first process to end, as Kubernetes does."""
         os.kill(self._first(), signal.SIGTERM)
 
-    def wait(self, timeout_s: float) -> float:
-        """Seconds until it has ended.
+    def wait(self, timeout_s: float) -> None:
+        """Until it has ended.
 
         Raises:
             subprocess.TimeoutExpired: it goes on.
         """
-        started_s = time.monotonic()
         self._process.wait(timeout_s)
-        return time.monotonic() - started_s
 
     def kill(self) -> None:
         """End all its processes at once: those of a namespace end with its first."""

@@ -153,4 +153,5 @@ def test_a_pod_that_is_told_to_end_first_ends_what_is_under_way(pods: tuple[Pod,
     worker.terminate()
     driver.join(60)
     assert results[0].stdout.split()[-1:] == [worker.network.address], results[0].stderr
-    assert worker.wait(WORKER.spec["terminationGracePeriodSeconds"])
+    worker.wait(WORKER.spec["terminationGracePeriodSeconds"])
+    assert "Local node finished draining" in worker.log.read_text()
