@@ -190,7 +190,9 @@ def main(argv: Sequence[str]) -> None:
         _interrupted_once()
         with suppress(KeyboardInterrupt), serving(config, listen) as address:
             say(f"serving {args.model} at {address} after {time.monotonic() - started_s:.0f} s")
-            say(f"try it in a browser, or: curl --data-binary @IMAGE.png {address}/v1/predict")
+            say("try it in a browser, or:")
+            words = "--data-binary @IMAGE.png --header 'Content-Type: image/png'"
+            say(f"curl {words} {address}/v1/predict")
             signal.pause()
         say("stopped")
         end_within(_END_S, 0)

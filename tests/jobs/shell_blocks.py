@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,15 +108,16 @@ class Workplace:
         assert code == 0, f"{script}\nended by {code}:\n{output}"
         return output
 
-    def serve(self, command: str) -> None:
-        """Start an endpoint and wait until it tells that it serves."""
+    def serve(self, command: str) -> str:
+        """Start an endpoint; the command by which it says that it can be tried."""
         process = self._start(f"{command} --port {self._ports['8000']}")
-        while "try it in a browser" not in self._log.read_text(errors="replace"):
-            try:
+        while True:
+            output = self._log.read_text(errors="replace")
+            if hint := re.search(r"^curl .*$", output, re.MULTILINE):
+                return hint.group()
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(0.2)
-            except subprocess.TimeoutExpired:
-                continue
-            raise AssertionError(f"{command}\n{self._log.read_text(errors='replace')}")
+                raise AssertionError(f"{command}\n{output}")
 
     def stop(self, kill: Callable[[subprocess.Popen[bytes]], None]) -> None:
         """End all that was started here."""

@@ -148,7 +148,8 @@ def test_commands_of_the_readme_run(workplace: Workplace) -> None:
                 continue
             if endpoint(command):
                 workplace.stop(kill)
-                workplace.serve(command)
+                hint = workplace.serve(command).replace("@IMAGE.png", "@scan.png")
+                workplace.run(f"{hint} --fail-with-body")
             else:
                 workplace.run(command)
             done += 1
