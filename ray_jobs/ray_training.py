@@ -114,6 +114,9 @@ def train_on_ray(
         )
         try:
             return trainer.fit()
+        except KeyboardInterrupt:
+            trainer.abandon()
+            raise
         except TrainingFailedError as error:
             raise training_failure(error) from None
 
@@ -121,8 +124,16 @@ def train_on_ray(
 class _Trainer(ray.train.torch.TorchTrainer):
     """Ctrl-C ends training at once, since checkpoints are whole or absent."""
 
+    _controller: Any = None
+
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave the signal alone: Ray would wait for workers that may only be starting."""
+        self._controller = controller
+
+    def abandon(self) -> None:
+        """End the workers, on a cluster that goes on."""
+        if self._controller is not None:
+            ray.kill(self._controller)
 
 
 def check_elastic(config: FitConfig, cluster: ClusterConfig, rows: int) -> None:
