@@ -17,7 +17,7 @@ from fetal_core import s3, storage
 from fetal_core.errors import FetalError
 from ray_jobs.console import errors
 from ray_jobs.flags import read_flags
-from ray_jobs.signals import INTERRUPTED, TERMINATED, Terminated
+from ray_jobs.signals import INTERRUPTED, TERMINATED, asked_to_end
 
 if TYPE_CHECKING:
     from ray_jobs.job import Job
@@ -98,12 +98,10 @@ def entry(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | Non
         errors.print("[bold red]error:[/] ", end="")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
-    except Terminated:
-        errors.print("stopped; run the same command again to continue")
-        return TERMINATED
     except KeyboardInterrupt:
-        errors.print("interrupted; run the same command again to continue")
-        return INTERRUPTED
+        word, code = ("stopped", TERMINATED) if asked_to_end() else ("interrupted", INTERRUPTED)
+        errors.print(f"{word}; run the same command again to continue")
+        return code
     except BrokenPipeError:
         return cut_off()
 

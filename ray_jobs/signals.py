@@ -12,10 +12,7 @@ from typing import NoReturn
 INTERRUPTED = 130
 TERMINATED = 143
 _LIMIT_S = 20
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end by SIGTERM; whatever Ctrl-C does not lose is not lost."""
+_asked = threading.Event()
 
 
 def end_on_sigterm() -> None:
@@ -40,6 +37,13 @@ def end_within(seconds: float, code: int) -> None:
     timer.start()
 
 
+def asked_to_end() -> bool:
+    """Whether SIGTERM came since ``end_on_sigterm``."""
+    return _asked.is_set()
+
+
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    _asked.set()
     end_within(_LIMIT_S, TERMINATED)
-    raise Terminated
+    # What waits in Ray turns any exception of a handler into this one.
+    raise KeyboardInterrupt

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,7 @@ from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import entry, parse_args
 from ray_jobs.console import show_problems, training_view
 from ray_jobs.job import Job, load_job
-from ray_jobs.signals import INTERRUPTED, TERMINATED, Terminated
+from ray_jobs.signals import INTERRUPTED, TERMINATED
 
 
 @dataclass
@@ -202,17 +204,29 @@ def test_square_brackets_of_a_message_are_shown(capsys: pytest.CaptureFixture[st
     )
 
 
-@pytest.mark.parametrize(
-    ("error", "code"), [(KeyboardInterrupt, INTERRUPTED), (Terminated, TERMINATED)]
-)
-def test_interruption_says_how_to_go_on(
-    capsys: pytest.CaptureFixture[str], error: type[BaseException], code: int
-) -> None:
+def test_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(argv: Sequence[str]) -> int:
-        raise error
+        raise KeyboardInterrupt
 
-    assert entry(interrupted, []) == code
-    assert "run the same command again" in capsys.readouterr().err
+    assert entry(interrupted, []) == INTERRUPTED
+    assert "interrupted; run the same command again" in capsys.readouterr().err
+
+
+def test_sigterm_says_how_to_go_on() -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from ray_jobs.command import entry\n"
+        "from ray_jobs.signals import end_on_sigterm\n"
+        "def command(argv):\n"
+        "    end_on_sigterm()\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.exit(entry(command, []))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == TERMINATED
+    assert done.stderr == "stopped; run the same command again to continue\n"
 
 
 def test_programming_errors_are_not_hidden() -> None:
