@@ -38,7 +38,7 @@ ELSEWHERE_TESTED = {
     "make check": ".ci/run",
     "fetal run": "tests/jobs/test_original_job.py::test_original_recipe_runs_at_661_px",
     "fetal prepare": "tests/jobs/test_prepare_job.py::test_shards_hold_the_preprocessed_images",
-    "fetal train": "tests/jobs/test_train_job.py::test_ctrl_c_is_told_as_an_interruption",
+    "fetal train": "tests/jobs/test_train_job.py::test_a_killed_run_resumes_to_the_same_numbers",
     "fetal evaluate": "tests/jobs/test_evaluate_job.py::test_metrics_bundle_and_report_agree",
     "fetal tune best": "tests/jobs/test_tune_job.py::test_best_writes_a_bundle_and_retrains",
     "fetal tune --resume": "tests/jobs/test_tune_resume_job.py::test_ctrl_c_is_told_and_the_same",
