@@ -22,7 +22,7 @@ test: $(VENV)/test.done ## install, then all tests but the heavy ones (ARGS="-k 
 	$(BIN)/python -m pytest -m "not heavy" -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-heavy: $(VENV)/test.done ## install, then the tests that only continuous integration runs
-	$(BIN)/python -m pytest -m heavy $(ARGS)
+	$(BIN)/python -m pytest -m heavy -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(VENV)/dev.done ## install, then lint, formatting, types and import rules
 	$(BIN)/ruff check .
