@@ -18,7 +18,7 @@ from hosts import NETWORK, SWITCH, Host, Network
 CPUS = 2
 BUCKET = "cohort"
 _OBJECT_STORE_BYTES = 200_000_000
-_START_S = 120
+_START_S = 200
 _KEY, _SECRET = "cluster-test", "cluster-test-secret"
 _STORE = {
     "AWS_ENDPOINT_URL": f"http://{SWITCH}:9000",
@@ -43,7 +43,7 @@ _RAY = {
 
 
 def wait_until(
-    ready: Callable[[], bool], *processes: subprocess.Popen[str], limit_s: float = 180
+    ready: Callable[[], bool], *processes: subprocess.Popen[str], limit_s: float = 400
 ) -> None:
     """Return when ``ready`` holds; fail if a process ends before, or too late."""
     deadline_s = time.monotonic() + limit_s

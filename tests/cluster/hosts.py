@@ -167,7 +167,7 @@ class Host(Namespaces):
                 stderr=log,
             )
 
-    def run(self, *words: str, timeout_s: float = 240) -> tuple[int, str]:
+    def run(self, *words: str, timeout_s: float = 400) -> tuple[int, str]:
         """Exit code and output of a command."""
         with self.running(*words) as process:
             output, _ = process.communicate(timeout=timeout_s)

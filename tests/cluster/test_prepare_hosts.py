@@ -60,7 +60,7 @@ def test_a_host_that_is_lost_costs_no_image(
             process,
         )
         worker.kill()
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     assert "prepared s3://cohort/large" in output
     expect_shards(cluster, "large", cohort, recipe(**large), tmp_path)

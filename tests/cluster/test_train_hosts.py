@@ -34,7 +34,7 @@ def test_a_lost_host_is_replaced_and_the_numbers_stay_the_same(
         wait_until(lambda: bool(cluster.store.get(snapshot)), process)
         worker.kill()
         cluster.join()
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     assert "resuming after epoch" in output
     assert {record["workers"] for record in history(cluster.store, "runs/replaced")} == {2}
@@ -45,7 +45,7 @@ def test_hosts_come_and_go_during_elastic_training(
     cluster: Cluster, preparation: str, reference: Reference
 ) -> None:
     (head,) = cluster.size(1)
-    epochs = {"train": {"epochs": 60}}
+    epochs = {"train": {"epochs": 28}}
     workers = ("--cluster.workers", "2", "--cluster.min-workers", "1")
     command = train_command("elastic", *workers, "--cluster.look-again-s", "2", *flags(epochs))
 
@@ -58,7 +58,7 @@ def test_hosts_come_and_go_during_elastic_training(
         joined = cluster.join()
         wait_until(lambda: done(2) >= 2, process)
         joined.kill()
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     assert "workers: 2, with 4 + 4 images of each batch of 8" in output
     assert "workers: 1, with 8 images of each batch of 8" in output
