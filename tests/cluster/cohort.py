@@ -24,7 +24,8 @@ from fetal_core.recipe import Recipe
 from fetal_core.rows import RowStore
 from fetal_core.run_context import LocalContext
 from fetal_core.runlog import METRICS
-from fetal_core.shards import ShardIndex, build_index, plan, write_shard
+from fetal_core.shard_files import write_shard
+from fetal_core.shards import ShardIndex, build_index, plan
 from fetal_core.split import make_split
 from fetal_core.train import fit
 from fetal_core.training_data import TrainingData
