@@ -118,7 +118,7 @@ def read_bytes(uri: str, size_bytes: int | None = None) -> bytes:
 
 
 def read_ahead(uris: Iterable[str], size_bytes: int | None = None) -> Iterator[Callable[[], bytes]]:
-    """For each file in turn, a function that gives its content or raises ``read_bytes``'s errors.
+    """For each file in turn, a function that gives what ``read_bytes`` does, or raises its errors.
 
     While the caller works on one file, the next ``READ_AHEAD`` objects are fetched. Local files are
     read when they are asked for.
@@ -127,10 +127,8 @@ def read_ahead(uris: Iterable[str], size_bytes: int | None = None) -> Iterator[C
     pool = ThreadPoolExecutor(READ_AHEAD, "read-ahead")
     try:
         for uri in uris:
-            remote = is_remote(uri)
-            pending.append(
-                pool.submit(read_bytes, uri).result if remote else partial(read_bytes, uri)
-            )
+            read = partial(read_bytes, uri, size_bytes)
+            pending.append(pool.submit(read).result if is_remote(uri) else read)
             if len(pending) > READ_AHEAD:
                 yield pending.popleft()
         while pending:

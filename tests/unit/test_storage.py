@@ -185,3 +185,14 @@ def test_listings_of_many_keys_are_whole(bucket: str) -> None:
         store.put_object("cohort", name, b"x")
     assert storage.list_files(f"{bucket}/many") == [f"{bucket}/{name}" for name in names]
     assert not storage.exists(f"{bucket}/man")
+
+
+def test_reading_ahead_reads_no_more_than_the_beginning_where_that_is_asked_for(
+    tmp_path: Path, bucket: str
+) -> None:
+    for root in (str(tmp_path), f"{bucket}/heads"):
+        names = [storage.join(root, f"{number}.bin") for number in range(3)]
+        for number, name in enumerate(names):
+            storage.write_bytes(name, bytes([number]) * 100)
+        heads = [content() for content in storage.read_ahead(names, 10)]
+        assert heads == [bytes([number]) * 10 for number in range(3)]
