@@ -32,6 +32,7 @@ def test_the_command_runs_where_nothing_but_the_volumes_can_be_written() -> None
         f'for place in {" ".join(places)} "$HOME"; do test -w $place && echo $place; done; id -u'
     )
     result = once(WORKER, "bash", "-c", script)
+    assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["/tmp", "/tmp/ray", "/dev/shm", "/home/fetal", "1000"]
     result = once(WORKER, "fetal", "--help")
     assert result.returncode == 0, result.stderr
@@ -39,8 +40,9 @@ def test_the_command_runs_where_nothing_but_the_volumes_can_be_written() -> None
 
 
 def test_processes_have_no_rights_beyond_their_users() -> None:
-    status = once(HEAD, "cat", "/proc/self/status").stdout
-    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    result = once(HEAD, "cat", "/proc/self/status")
+    assert result.returncode == 0, result.stderr
+    fields = dict(line.split(":\t", 1) for line in result.stdout.splitlines() if ":\t" in line)
     assert {fields[name] for name in ("CapEff", "CapPrm", "CapBnd")} == {"0" * 16}
     assert fields["NoNewPrivs"] == "1"
 
