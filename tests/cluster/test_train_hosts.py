@@ -1,11 +1,13 @@
-"""Training on two hosts: the numbers of one process."""
+"""Training on two hosts: the numbers of one process, whatever happens to a host."""
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import pytest
 
-from clusters import Cluster
-from cohort import Reference, history
+from clusters import Cluster, train_command, wait_until
+from cohort import Reference, flags, history
 
 pytestmark = [pytest.mark.cluster, pytest.mark.heavy]
 
@@ -18,3 +20,52 @@ def test_two_hosts_train_as_one_process_does(
     for host in cluster.network.hosts[:2]:
         assert list(host.folder.glob("ray/session_*/logs/train/*worker*.log")), host.name
     reference.expect(cluster.store, trained, {})
+
+
+def test_a_lost_host_is_replaced_and_the_numbers_stay_the_same(
+    cluster: Cluster, preparation: str, reference: Reference
+) -> None:
+    head, worker = cluster.size(2)
+    epochs = {"train": {"epochs": 10}}
+    command = train_command("replaced", "--cluster.workers", "2", *flags(epochs))
+    with head.running(*command) as process:
+        # Written with the first checkpoint.
+        snapshot = "runs/replaced/checkpoints/checkpoint_manager_snapshot.json"
+        wait_until(lambda: bool(cluster.store.get(snapshot)), process)
+        worker.kill()
+        cluster.join()
+        output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert "resuming after epoch" in output
+    assert {record["workers"] for record in history(cluster.store, "runs/replaced")} == {2}
+    reference.expect(cluster.store, "runs/replaced", epochs)
+
+
+def test_hosts_come_and_go_during_elastic_training(
+    cluster: Cluster, preparation: str, reference: Reference
+) -> None:
+    (head,) = cluster.size(1)
+    epochs = {"train": {"epochs": 28}}
+    workers = ("--cluster.workers", "2", "--cluster.min-workers", "1")
+    command = train_command("elastic", *workers, "--cluster.look-again-s", "2", *flags(epochs))
+
+    def done(workers: int) -> int:
+        records = history(cluster.store, "runs/elastic")
+        return sum(record["workers"] == workers for record in records)
+
+    with head.running(*command) as process:
+        wait_until(lambda: done(1) >= 2, process)
+        joined = cluster.join()
+        wait_until(lambda: done(2) >= 2, process)
+        joined.kill()
+        output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert "workers: 2, with 4 + 4 images of each batch of 8" in output
+    assert "workers: 1, with 8 images of each batch of 8" in output
+    changes = [key for key, _ in groupby(history(cluster.store, "runs/elastic"), _workers)]
+    assert changes == [1, 2, 1]
+    reference.expect(cluster.store, "runs/elastic", epochs)
+
+
+def _workers(record: dict[str, int]) -> int:
+    return record["workers"]
