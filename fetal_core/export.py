@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -60,6 +60,8 @@ class ExportConfig(Config):
         calibration_images: training images that the ranges of 8-bit activations come from.
         seed: of their draw.
         threads: compute threads while measuring; 0 for as many as there are cores.
+        precision: number format of what is not quantised in an OpenVINO engine; ``auto`` takes
+            bfloat16 where the processor computes in it, else float32.
         timing_s: seconds for each measurement of speed.
     """
 
@@ -68,6 +70,7 @@ class ExportConfig(Config):
     calibration_images: int = Field(default=300, ge=1)
     seed: int = 0
     threads: int = Field(default=0, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     timing_s: float = Field(default=2.0, gt=0)
 
 
@@ -174,12 +177,13 @@ def _candidates(
 
 
 def _compiled(name: EngineName, graph: Any, method: str, config: ExportConfig) -> _Candidate:
-    return _Candidate(OpenVinoEngine(name, graph, _precision(), config.threads), method, graph)
+    return _Candidate(
+        OpenVinoEngine(name, graph, _precision(config), config.threads), method, graph
+    )
 
 
-def _precision() -> Precision:
-    """Number format that this processor computes in."""
-    return resolve_precision("auto", torch.device("cpu"))
+def _precision(config: ExportConfig) -> Precision:
+    return resolve_precision(config.precision, torch.device("cpu"))
 
 
 def _agrees(found: Agreement, config: ExportConfig) -> bool:
@@ -212,7 +216,7 @@ def _write(
         engine=result.engine,
         weights=weights,
         files=files,
-        precision=_precision(),
+        precision=_precision(config),
         method={"name": result.method, "refused": result.refused, **config.model_dump()},
         figures=figures,
         versions=software_versions() if graph is None else converter_versions(),
