@@ -79,14 +79,14 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """The network in torch, channels last, by default in bfloat16 where the hardware computes so.
+    """The network in torch, channels last.
 
     ``threads`` sets torch's number for the whole process; 0 leaves it.
     """
 
     name = "torch"
 
-    def __init__(self, bundle: Bundle, precision: Precision = "auto", threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, precision: Precision = "fp32", threads: int = 0) -> None:
         self.size_px = bundle.info.preprocess.size_px
         self._device = next(bundle.model.parameters()).device
         self.precision = resolve_precision(precision, self._device)
@@ -170,7 +170,9 @@ def open_engine(
 
     Args:
         bundle_uri: folder of the bundle.
-        name: ``auto`` takes, on a CPU, the fastest that has been exported, else torch.
+        name: ``auto`` takes, on a CPU, the fastest that has been exported, else torch. Torch
+            computes in float32, as `fetal predict` does, unless an export has found that it
+            answers alike in another number format.
         device: ``cpu``, or torch's name of a GPU.
         threads: compute threads; 0 for as many as there are cores (torch: as many as it has).
         hint: of OpenVINO, see :class:`OpenVinoEngine`.
@@ -187,7 +189,10 @@ def open_engine(
     if name == "auto":
         name = _fastest(bundle_uri) if device == "cpu" else "torch"
     if name == "torch":
-        return TorchEngine(Bundle.load(bundle_uri, device), threads=threads)
+        exported = storage.is_file(storage.join(engine_uri(bundle_uri, name), ENGINE))
+        wanted = read_engine_info(bundle_uri, name, info).precision if exported else "fp32"
+        precision = _computes_in(wanted, device)
+        return TorchEngine(Bundle.load(bundle_uri, device), precision, threads)
     if device != "cpu":
         raise ConfigError(f"engine {name!r} runs on the CPU only. On {device} choose 'torch'.")
     found = read_engine_info(bundle_uri, name, info)
@@ -267,9 +272,9 @@ def _read_graph(bundle_uri: str, info: EngineInfo) -> Any:
     return runtime.Core().read_model(data[GRAPH], data[CONSTANTS])
 
 
-def _computes_in(precision: Precision) -> Precision:
-    """``precision``, or float32 where this processor does not compute in it."""
-    return precision if resolve_precision("auto", torch.device("cpu")) == precision else "fp32"
+def _computes_in(precision: Precision, device: str = "cpu") -> Precision:
+    """``precision``, or float32 where the device does not compute in it."""
+    return precision if resolve_precision("auto", torch.device(device)) == precision else "fp32"
 
 
 def _check(images_NHW: NDArray[np.uint8], size_px: int) -> None:

@@ -60,8 +60,8 @@ class ExportConfig(Config):
         calibration_images: training images that the ranges of 8-bit activations come from.
         seed: of their draw.
         threads: compute threads while measuring; 0 for as many as there are cores.
-        precision: number format of what is not quantised in an OpenVINO engine; ``auto`` takes
-            bfloat16 where the processor computes in it, else float32.
+        precision: number format of what is not quantised; ``auto`` takes bfloat16 where the
+            processor computes in it, else float32.
         timing_s: seconds for each measurement of speed.
     """
 
@@ -117,7 +117,8 @@ def export(
 
     Args:
         bundle_uri: folder of the bundle, local or S3; gets ``engines/NAME/`` and the figures.
-        engine_name: ``torch`` needs no conversion and is measured only.
+        engine_name: ``torch`` needs no conversion; it is measured in ``config.precision``, in which
+            it will then serve.
         calibration: rows of the training part.
         validation: rows of the validation part.
         config: limits and settings.
@@ -160,7 +161,7 @@ def _candidates(
 ) -> Iterator[_Candidate]:
     """Engines to measure, made one at a time, the fastest first."""
     if engine_name == "torch":
-        yield _Candidate(TorchEngine(bundle, "auto", config.threads or cores()), None)
+        yield _Candidate(TorchEngine(bundle, config.precision, config.threads or cores()), None)
         return
     on_progress("converting", 0, 1)
     graph = convert(bundle)

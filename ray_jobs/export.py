@@ -85,7 +85,7 @@ class ExportArgs:
     bundle: tyro.conf.Positional[str]
     """Model bundle, as `fetal train` wrote it."""
     engine: EngineName = "openvino-int8"
-    """8-bit integers, floating point, or torch, which is measured only."""
+    """8-bit integers, floating point, or torch in the number format of --precision."""
     prepared: str | None = None
     """Cohort that it was trained on; by default the one that the bundle's run names."""
     config: Annotated[ExportConfig, tyro.conf.arg(name="")] = field(default_factory=ExportConfig)

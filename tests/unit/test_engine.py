@@ -22,6 +22,7 @@ from fetal_core.bundle import Bundle
 from fetal_core.engine import TorchEngine, open_engine, openvino
 from fetal_core.errors import ConfigError, ModelError, StaleInputError
 from fetal_core.export import ExportConfig, export
+from fetal_core.steps import resolve_precision
 
 # Not `importorskip`: importing them here would let them report their use.
 pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra `export`")
@@ -159,6 +160,18 @@ def test_auto_takes_the_fastest_that_has_been_exported(changed_uri: str) -> None
     assert open_engine(changed_uri).name == "torch"
 
 
+def test_torch_rounds_only_where_an_export_has_found_that_it_may(changed_uri: str) -> None:
+    bundle = Bundle.load(changed_uri)
+    exact_NK = open_engine(changed_uri, "torch").logits(IMAGES_NHW)
+    np.testing.assert_allclose(exact_NK, plain_logits(bundle, IMAGES_NHW), atol=1e-4)
+    rounding = QUICK.model_copy(update={"precision": "bf16", "min_agreement": 0.5})
+    export(changed_uri, "torch", toy_store(24, seed=1), toy_store(8, seed=2), rounding)
+    native = resolve_precision("auto", torch.device("cpu")) == "bf16"
+    expected_NK = TorchEngine(bundle, "bf16" if native else "fp32").logits(IMAGES_NHW)
+    found_NK = open_engine(changed_uri, "torch").logits(IMAGES_NHW)
+    np.testing.assert_allclose(found_NK, expected_NK, atol=1e-4)
+
+
 def test_an_engine_must_be_known_exported_and_for_the_device(bundle_uri: str) -> None:
     with pytest.raises(ConfigError, match="Known engines: auto, torch, openvino, openvino-int8"):
         open_engine(bundle_uri, "tensorrt")
@@ -211,6 +224,7 @@ sys.addaudithook(lambda name, args: name == "socket.connect" and connections.app
 
 from fetal_core.engine import open_engine
 from fetal_core.export import ExportConfig, export
+from fetal_core.steps import resolve_precision
 
 sys.path.insert(0, sys.argv[2])
 from builders import toy_store
