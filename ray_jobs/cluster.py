@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 import ray.data
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ray._private import ray_constants, services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -27,10 +28,14 @@ logger = logging.getLogger(__name__)
 # the drivers of trials always find one while a training worker computes.
 _SPARE_CPUS = 2
 _PROBE_S = 10
+_SLOW_START = "timed out during startup"
 
 # What a client of gRPC says first, with an empty frame of settings; servers answer with theirs.
 _HTTP2_SETTINGS = b"\x04"
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _HTTP2_SETTINGS + bytes(5)
+
+
+NODE_GROUPS = "FETAL_NODE_GROUPS"
 
 
 class ResourceError(FetalError):
@@ -59,6 +64,41 @@ def connected() -> Iterator[None]:
         ray.shutdown()
 
 
+class NodeGroup(BaseModel):
+    """Machines that an autoscaler starts when there is work for them.
+
+    Attributes:
+        most: how many of them.
+        resources: what each has, by Ray's names (``CPU``, ``GPU``).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    most: int = Field(ge=0)
+    resources: dict[str, float]
+
+
+_NODE_GROUPS = TypeAdapter(list[NodeGroup])
+
+
+def node_groups() -> list[NodeGroup]:
+    """What the connected cluster can grow by, as ``FETAL_NODE_GROUPS`` tells where a job begins.
+
+    Ray does not tell a job what its autoscaler may start.
+
+    Raises:
+        ResourceError: the variable is not a JSON list of such groups.
+    """
+    try:
+        return _NODE_GROUPS.validate_json(os.environ.get(NODE_GROUPS) or "[]")
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ResourceError(
+            f"{NODE_GROUPS}: {'.'.join(map(str, first['loc']))} {first['msg']}. Write it as "
+            '[{"most": 4, "resources": {"CPU": 8, "GPU": 1}}] where the head node starts Ray.'
+        ) from None
+
+
 def use_gpu(config: ClusterConfig) -> bool:
     """Whether training workers get a GPU each."""
     enough = total("GPU") >= config.fewest_workers
@@ -71,7 +111,12 @@ def use_gpu(config: ClusterConfig) -> bool:
 
 
 def total(resource: str) -> float:
-    """How much of a resource the connected cluster has."""
+    """How much of a resource the connected cluster has, or can have once it has grown."""
+    grown = sum(group.most * group.resources.get(resource, 0.0) for group in node_groups())
+    return max(_present(resource), grown)
+
+
+def _present(resource: str) -> float:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return resources.get(resource, 0.0)
 
@@ -91,12 +136,16 @@ def check_capacity(config: ClusterConfig) -> None:
             "cluster."
         )
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    largest = max(node["Resources"].get("CPU", 0) for node in nodes if node["Alive"])
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
+    machines += [group.resources for group in node_groups() if group.most]
+    largest = max(machine.get("CPU", 0) for machine in machines)
     if config.cpus_per_worker > largest:
         raise ResourceError(
             f"cluster.cpus_per_worker = {config.cpus_per_worker}, but the largest machine of the "
             f"cluster has {largest:g} logical CPUs. Lower it."
         )
+    if wanted > (now := _present("CPU")):
+        logger.warning("%d logical CPUs are needed, %g are here: waiting for machines", wanted, now)
 
 
 def jobs_at_once(cpus: float, gpus: float = 0) -> int:
@@ -151,11 +200,23 @@ def _connect(address: str) -> None:
     try:
         _probe(address)
         with _spared_by_the_terminal():
-            ray.init(**options)
+            _init(options)
         end_on_sigterm()
     except Exception as error:  # Ray has no class for what may go wrong here
         ray.shutdown()
         raise ResourceError(_not_connected(address, error)) from error
+
+
+def _init(options: dict[str, Any]) -> None:
+    """Start or join Ray; a start that a busy machine was too slow for is tried once more."""
+    try:
+        ray.init(**options)
+    except Exception as error:
+        if options.get("address") != "local" or _SLOW_START not in str(error):
+            raise
+        ray.shutdown()
+        logger.warning("Ray did not start within half a minute: trying once more")
+        ray.init(**options)
 
 
 def _stay_on_loopback() -> None:

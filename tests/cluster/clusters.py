@@ -17,7 +17,7 @@ from hosts import NETWORK, SWITCH, Host, Network
 
 CPUS = 2
 BUCKET = "cohort"
-_OBJECT_STORE_BYTES = 200_000_000
+OBJECT_STORE_BYTES = 200_000_000
 _START_S = 200
 _KEY, _SECRET = "cluster-test", "cluster-test-secret"
 _STORE = {
@@ -28,7 +28,7 @@ _STORE = {
     # The store does not know checksums that follow the body.
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
 }
-_RAY = {
+RAY = {
     "RAY_ADDRESS": f"{NETWORK}.1:6379",
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -124,11 +124,11 @@ class Cluster:
         return [host for host in self.network.hosts if host.alive]
 
     def _add(self, *words: str) -> Host:
-        host = self.network.add(_STORE | _RAY)
+        host = self.network.add(_STORE | RAY)
         host.daemon(
             "ray",
             *("ray", "start", "--block", f"--node-ip-address={host.address}"),
-            *(f"--num-cpus={CPUS}", f"--object-store-memory={_OBJECT_STORE_BYTES}"),
+            *(f"--num-cpus={CPUS}", f"--object-store-memory={OBJECT_STORE_BYTES}"),
             *words,
         )
         return host
@@ -173,8 +173,9 @@ def s3_store(net: Network) -> Iterator[Store]:
             process.wait()
 
 
-def train_command(name: str, *words: str) -> list[str]:
+def train_command(
+    name: str, *words: str, prepared: str = "s3://cohort/prepared", runs: str = "s3://cohort/runs"
+) -> list[str]:
     """`fetal train` whose workers each take a whole host."""
-    command = ["python", "-m", "ray_jobs.train", "s3://cohort/prepared"]
-    command += ["--runs", "s3://cohort/runs", "--name", name]
+    command = ["python", "-m", "ray_jobs.train", prepared, "--runs", runs, "--name", name]
     return [*command, "--cluster.cpus-per-worker", "2", "--cluster.threads-per-worker", "1", *words]

@@ -52,12 +52,11 @@ def measure(cluster: Cluster, size_px: int, hosts: int) -> None:
         cluster.size(hosts)
     out = f"s3://cohort/prepared{hosts}"
     settings = ("--preprocess.size-px", str(size_px), "--model.weights", "none")
-    command = ("python", "-m", "ray_jobs.prepare", "s3://cohort/data", "--out", out)
-    run(cluster, f"prepare, {hosts} hosts", *command, *settings)
-    words = train_command(f"run{hosts}", "--cluster.workers", str(hosts), "--train.epochs", "2")
-    words += ["--model.architecture", "squeezenet1_1", "--train.micro-batch", "16"]
-    words[3] = out
-    run(cluster, f"train, {hosts} hosts", *words)
+    prepare = ("python", "-m", "ray_jobs.prepare", "s3://cohort/data", "--out", out)
+    run(cluster, f"prepare, {hosts} hosts", *prepare, *settings)
+    words = ("--cluster.workers", str(hosts), "--train.epochs", "2", "--train.micro-batch", "16")
+    command = train_command(f"run{hosts}", *words, prepared=out)
+    run(cluster, f"train, {hosts} hosts", *command, "--model.architecture", "squeezenet1_1")
 
 
 def main() -> None:

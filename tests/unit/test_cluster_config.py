@@ -12,6 +12,7 @@ from ray.train import ControllerError, WorkerGroupError
 from builders import fit_config
 from fetal_core.config import parse
 from fetal_core.errors import ConfigError, NonFiniteLossError, StorageError
+from ray_jobs.cluster import NODE_GROUPS, ResourceError, node_groups
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.console import training_view
 from ray_jobs.failures import FailureCallback, WorkerDiedError, training_failure
@@ -29,6 +30,18 @@ def test_a_job_begins_with_its_fewest_workers(values: dict[str, Any], fewest: in
 def test_fewest_workers_are_not_more_than_all() -> None:
     with pytest.raises(ConfigError, match=r"cluster\.min_workers = 3 is more than .* 2"):
         parse(ClusterConfig, {"workers": 2, "min_workers": 3}, "test")
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["4", "[4]", '[{"most": 4}]', '[{"most": 4, "resources": {"CPU": "x"}}]', '[{"machines": 4}]'],
+)
+def test_what_a_cluster_can_grow_by_is_told_as_json(
+    told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NODE_GROUPS, told)
+    with pytest.raises(ResourceError, match=rf"{NODE_GROUPS}: .* Write it as \[\{{"):
+        node_groups()
 
 
 ELASTIC = ClusterConfig(workers=3, min_workers=1)

@@ -26,6 +26,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start
 
 from ray_jobs.cli import COMMANDS
+from ray_jobs.cluster import NODE_GROUPS, NodeGroup, node_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "cluster.yaml").read_text("utf-8")
@@ -157,6 +158,16 @@ def test_nothing_runs_and_costs_without_work() -> None:
     assert all(node["min_workers"] == 0 for node in NODE_TYPES.values())
     workers = [node for name, node in NODE_TYPES.items() if name != HEAD]
     assert all(0 < node["max_workers"] <= CONFIG["max_workers"] for node in workers)
+
+
+def test_jobs_are_told_what_the_autoscaler_may_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    (told,) = re.findall(rf"{NODE_GROUPS}='(.*?)'", " ".join(CONFIG["head_start_ray_commands"]))
+    monkeypatch.setenv(NODE_GROUPS, told)
+    workers = [node for name, node in NODE_TYPES.items() if name != HEAD]
+    expected = [
+        NodeGroup(most=node["max_workers"], resources=node["resources"]) for node in workers
+    ]
+    assert node_groups() == expected
 
 
 @pytest.mark.parametrize("name", NODE_TYPES)
