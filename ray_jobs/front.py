@@ -46,6 +46,8 @@ global
 defaults
     mode http
     timeout connect 2s
+    # A replica that computes answers late; one that has ended refuses at once.
+    timeout check 5s
     timeout client {client_s}s
     timeout server {server_s}s
     timeout http-request {body_s}s
