@@ -6,8 +6,11 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --constraint constraints.txt --editable
 SOURCES = pyproject.toml constraints.txt
-# Tests that run at a time; a file's tests stay together, since they share what they start.
+# Tests that run at a time; a file's tests stay together, since they share what they start. Those
+# that start Ray run alone: they take all cores. With ARGS, one of both may have none to run.
 WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest
+NONE = || test $$? = 5 -a -n "$(ARGS)"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-heavy check clean
@@ -19,10 +22,11 @@ demo: $(VENV)/runtime.done ## install, then the whole way on synthetic images, i
 	$(BIN)/fetal demo
 
 test: $(VENV)/test.done ## install, then all tests but the heavy ones (ARGS="-k split" selects)
-	$(BIN)/python -m pytest -m "not heavy" -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) -m "not heavy and not ray" -n $(WORKERS) --dist loadfile $(ARGS) $(NONE)
+	$(PYTEST) -m "not heavy and ray" $(ARGS) $(NONE)
 
 test-heavy: $(VENV)/test.done ## install, then the tests that only continuous integration runs
-	$(BIN)/python -m pytest -m heavy -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) -m heavy $(ARGS)
 
 check: $(VENV)/dev.done ## install, then lint, formatting, types and import rules
 	$(BIN)/ruff check .

@@ -10,6 +10,8 @@ from pathlib import Path
 
 # Ray reads these when it is imported.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# What tests wait for must not stand back behind the tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "120")
 
 import pytest
