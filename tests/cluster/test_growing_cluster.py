@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,14 +18,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.heavy]
 
 # Ray's own provider for tests starts its machines as processes on the head's; the file with its
 # defaults is not in Ray's wheel.
-NOTHING = dict.fromkeys(("file_mounts", "auth", "docker"), {}) | dict.fromkeys(
-    (
-        *("cluster_synced_files", "initialization_commands", "setup_commands"),
-        *("head_setup_commands", "head_start_ray_commands"),
-        *("worker_setup_commands", "worker_start_ray_commands"),
-    ),
-    [],
+TABLES = ("file_mounts", "auth", "docker")
+LISTS = (
+    *("cluster_synced_files", "initialization_commands", "setup_commands"),
+    *("head_setup_commands", "head_start_ray_commands"),
+    *("worker_setup_commands", "worker_start_ray_commands"),
 )
+NOTHING: dict[str, Any] = {key: {} for key in TABLES} | {key: [] for key in LISTS}
 AUTOSCALER = NOTHING | {
     "cluster_name": "growing",
     "max_workers": 2,
