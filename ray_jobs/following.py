@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from fetal_core import storage
@@ -50,13 +51,28 @@ def find_model(model: str, registry: str) -> Found:
     return Found(name, number, uri)
 
 
+def earlier_versions(model: str, registry: str) -> list[Found]:
+    """What an alias stood for before, the latest first; nothing for a bundle.
+
+    Raises:
+        FetalError: the registry does not answer.
+    """
+    name, at, alias = model.partition("@")
+    if storage.is_file(storage.join(model, MODEL)) or alias.isdecimal():
+        return []
+    known = Registry(registry)
+    previous = known.alias_state(name, alias if at else "champion").previous
+    return [Found(name, *known.resolve(name, number)) for number in reversed(previous)]
+
+
 class Follower:
     """Loads what a name stands for, again and again.
 
     Args:
         model: as for :func:`find_model`.
         registry: likewise.
-        load: makes a model ready to answer; raises FetalError where it cannot be used.
+        load: makes a model ready to answer; raises where it cannot be used, an engine with errors
+            of its own.
         use: given each model that was loaded after the first.
     """
 
@@ -74,13 +90,22 @@ class Follower:
         self._try_again_s = 0.0
 
     def first(self) -> ServedModel:
-        """The model to begin with.
+        """The model to begin with: an earlier version where the promoted one cannot be used.
 
         Raises:
-            FetalError: there is none, or it cannot be used.
+            FetalError: there is none that can be used; why the promoted one cannot.
         """
         found = self._find()
-        served = self._load(found)
+        try:
+            served = self._load(found)
+        except Exception as error:
+            self._refuse(found, error)
+            for earlier in earlier_versions(self._model, self._registry):
+                with suppress(Exception):
+                    served = self._load(earlier)
+                    self._now = earlier
+                    return served
+            raise
         self._now = found
         return served
 
@@ -96,15 +121,19 @@ class Follower:
             if refused or wanted == self._now:
                 return
             served = await asyncio.to_thread(self._load, wanted)
-        except FetalError as error:
-            # Told once, not at every look.
-            if wanted is None or wanted != self._refused:
-                logger.warning("%s: what served before goes on: %s", self._model, error)
-            self._refused, self._try_again_s = wanted, time.monotonic() + _TRY_AGAIN_S
+        except Exception as error:
+            self._refuse(wanted, error)
             return
         self._use(served)
         self._now, self._refused = wanted, None
         logger.info("%s: version %s serves now", self._model, served.version)
+
+    def _refuse(self, wanted: Found | None, error: Exception) -> None:
+        """Remember what cannot be used; told once, not at every look."""
+        if wanted is None or wanted != self._refused:
+            what = error if isinstance(error, FetalError) else f"{type(error).__name__}: {error}"
+            logger.warning("%s: what served before goes on: %s", self._model, what)
+        self._refused, self._try_again_s = wanted, time.monotonic() + _TRY_AGAIN_S
 
     def _find(self) -> Found:
         return find_model(self._model, self._registry)

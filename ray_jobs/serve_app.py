@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +72,14 @@ class Planes:
         self._config = parse(ServeConfig, config, "the deployment's arguments")
         self._inference = Inference(self._config.http)
         self._inference.metrics.replica = f"{socket.gethostname()}:{os.getpid()}"
-        self._followers = [self._following(self._config.model, self._inference.swap)]
+        self._followers = [self._follower_of(self._config.model, self._inference.swap)]
+        self._inference.swap(self._followers[0].first())
         if self._config.shadow is not None:
-            shadowing = self._inference.set_shadow
-            self._followers.append(self._following(self._config.shadow, shadowing))
+            shadow = self._follower_of(self._config.shadow, self._inference.set_shadow)
+            self._followers.append(shadow)
+            # A shadow that cannot be used is told, looked at again, and keeps nobody waiting.
+            with suppress(Exception):
+                self._inference.set_shadow(shadow.first())
         self._follower: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
         if self._config.sockets is not None:
@@ -104,11 +109,8 @@ class Planes:
         if self._listener is not None and not self._listener.alive:
             raise RuntimeError("the replica no longer listens")
 
-    def _following(self, model: str, use: Callable[[ServedModel], None]) -> Follower:
-        """A follower whose first model is in use."""
-        follower = Follower(model, self._config.registry, self._load, use)
-        use(follower.first())
-        return follower
+    def _follower_of(self, model: str, use: Callable[[ServedModel], None]) -> Follower:
+        return Follower(model, self._config.registry, self._load, use)
 
     def _load(self, found: Found) -> ServedModel:
         """A model, checked against what was registered, loaded and warmed up."""
