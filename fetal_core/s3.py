@@ -65,7 +65,12 @@ def _client(environment: tuple[tuple[str, str], ...]) -> Any:
         max_pool_connections=CONNECTIONS,
         user_agent="fetal-planes",  # botocore's own takes a fifth of the time of a request
     )
-    return boto3.session.Session().client("s3", config=config)
+    try:
+        return boto3.session.Session().client("s3", config=config)
+    except ValueError as error:
+        raise StorageError(
+            f"S3: {error}. Write AWS_ENDPOINT_URL with http:// or https://, and a known region."
+        ) from None
 
 
 def place(uri: str) -> dict[str, str]:

@@ -61,6 +61,8 @@ class Listener:
             http="httptools",
             ws="websockets",
             ws_max_size=settings.stream.max_frame_bytes + 1,
+            # Images are compressed already; a frame could inflate to a thousand times its size.
+            ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -122,7 +122,8 @@ def _versions() -> dict[str, str]:
 def _space(folder: str) -> Space:
     """Of the nearest folder above that is there."""
     path = Path(folder).absolute()
-    while not path.exists() and path != path.parent:
+    # Not `Path.exists`, which raises where a folder may not be looked into.
+    while not os.path.exists(path) and path != path.parent:  # noqa: PTH110
         path = path.parent
     usage = shutil.disk_usage(path)
     return Space(usage.free, usage.total)

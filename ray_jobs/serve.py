@@ -20,10 +20,11 @@ from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
 
 from fetal_core import storage
+from fetal_core.bundle import MODEL
 from fetal_core.config import parse
 from fetal_core.errors import ConfigError
 from fetal_core.machine import cores
-from ray_jobs.cluster import ResourceError, connected, machines
+from ray_jobs.cluster import ResourceError, connected, machines, total
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say
 from ray_jobs.following import find_model
@@ -63,12 +64,27 @@ def serving(config: ServeConfig, listen: FrontConfig) -> Iterator[str]:
                 "`fetal serve` is for one machine, and this cluster has more. Unset RAY_ADDRESS, "
                 "or run `serve deploy deploy/serve.yaml`."
             )
+        _check_room(config)
         try:
             with _behind(config, listen, Path(folder)):
                 yield listen.url
         finally:
             # Other applications may run on the same cluster.
             _delete()
+
+
+def _check_room(config: ServeConfig) -> None:
+    """Refuse replicas that Ray would wait for without a word.
+
+    Raises:
+        ResourceError: they need more than this machine has.
+    """
+    for resource, wanted in (("CPU", config.replicas), ("GPU", config.gpus * config.replicas)):
+        if wanted > (there := total(resource)):
+            raise ResourceError(
+                f"{config.replicas} replicas need {wanted:g} {resource}s, but Ray has {there:g} "
+                f"here. Lower --replicas{' or --gpus' if resource == 'GPU' else ''}."
+            )
 
 
 @contextmanager
@@ -118,7 +134,9 @@ def _delete() -> None:
 
 
 def _absolute(model: str) -> str:
-    return model if "@" in model else storage.absolute(model)
+    """A bundle's folder from the root; a model's name in the registry stays as it is."""
+    is_bundle = storage.is_file(storage.join(model, MODEL))
+    return storage.absolute(model) if is_bundle else model
 
 
 @dataclass

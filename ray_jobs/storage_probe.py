@@ -166,7 +166,8 @@ def _missing_parents(uri: str) -> list[Path]:
     if storage.is_remote(uri):
         return []
     path = Path(storage.absolute(uri))
-    return [each for each in (path, *path.parents) if not each.exists()]
+    # Not `Path.exists`, which raises where a folder may not be looked into.
+    return [each for each in (path, *path.parents) if not os.path.exists(each)]  # noqa: PTH110
 
 
 def _wipe(folder: str) -> None:

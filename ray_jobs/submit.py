@@ -218,6 +218,12 @@ def _read_runtime_env(file: str) -> dict[str, Any]:
         raise ConfigError(f"--runtime-env {file}: {error}") from None
     if not isinstance(found, dict) or not isinstance(found.get("env_vars", {}), dict):
         raise ConfigError(f"--runtime-env {file}: not a runtime environment, which is a mapping.")
+    wrong = [k for k, v in found.get("env_vars", {}).items() if not isinstance(v, str)]
+    if wrong:
+        raise ConfigError(
+            f"--runtime-env {file}: env_vars: not text: {', '.join(map(str, wrong))}. "
+            'Put the values in quotes, as in OMP_NUM_THREADS: "2".'
+        )
     return found
 
 

@@ -143,6 +143,7 @@ FAULTS = {
     "unknown key": ({"AWS_ACCESS_KEY_ID": "other"}, "does not know this access key"),
     "wrong secret": ({"AWS_SECRET_ACCESS_KEY": "other-secret"}, "secret key does not belong"),
     "wrong token": ({"AWS_SESSION_TOKEN": "other"}, "session token"),
+    "no scheme": ({"AWS_ENDPOINT_URL": "localhost:9000"}, "with http:// or https://"),
     "no such profile": ({"AWS_PROFILE": "other"}, "profile"),
     "nothing listens": ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "does not answer"),
 }

@@ -127,6 +127,9 @@ def test_a_runtime_environment_is_read_and_keeps_its_variables(
     assert environment["env_vars"]["OMP_NUM_THREADS"] == "2"
     file.write_text("[not, a, mapping]")
     assert dry(capsys, "--runtime-env", str(file), *TRAIN)[0] == 2
+    file.write_text("env_vars: {OMP_NUM_THREADS: 2}\n")
+    code, _, said = dry(capsys, "--runtime-env", str(file), *TRAIN)
+    assert (code, "not text: OMP_NUM_THREADS" in said) == (2, True), said
 
 
 @pytest.mark.parametrize(
