@@ -91,7 +91,7 @@ def prepared(head: Host) -> str:
 
 def train(head: Host, prepared: str, workers: int) -> tuple[int, str]:
     words = ("--cluster.workers", str(workers))
-    return head.run(*train_command("growing", *words, prepared=prepared, runs="runs"))
+    return head.run(*train_command(f"on-{workers}", *words, prepared=prepared, runs="runs"))
 
 
 def test_training_waits_until_its_machines_are_there(head: Host, prepared: str) -> None:
@@ -103,5 +103,5 @@ def test_training_waits_until_its_machines_are_there(head: Host, prepared: str) 
 
 def test_what_the_cluster_cannot_grow_to_is_refused(head: Host, prepared: str) -> None:
     code, output = train(head, prepared, workers=3)
-    assert code == 1, output
+    assert code == 2, output
     assert "need 6 logical CPUs, but the cluster has 4" in output
