@@ -211,7 +211,9 @@ def network() -> Iterator[Network]:
     script = f"""
         set -e
         ip link set lo up
-        ip link add br0 type bridge
+        # With an address of its own: else it takes the lowest of its ports', and when that port
+        # comes or goes, the hosts send to one that is gone until their caches run out.
+        ip link add br0 address 02:00:00:00:00:fe type bridge
         ip address add {SWITCH}/24 dev br0
         ip link set br0 up
         echo ready
