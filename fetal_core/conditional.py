@@ -146,7 +146,9 @@ def _read_object(uri: str) -> Snapshot | None:
 
     def get(client: Any) -> Snapshot:
         answer = client.get_object(**where)
-        return Snapshot(answer["Body"].read(), answer["ETag"])
+        data = answer["Body"].read()
+        # A store that gives no ETag can be read; `_write_object` refuses to change what it holds.
+        return Snapshot(data, answer.get("ETag") or hashlib.sha256(data).hexdigest())
 
     try:
         return s3.call(uri, "read", get, answers={"NoSuchKey"})
@@ -155,6 +157,11 @@ def _read_object(uri: str) -> Snapshot | None:
 
 
 def _write_object(uri: str, data: bytes, expected: Snapshot | None) -> None:
+    if expected is not None and '"' not in expected.etag:
+        raise StorageError(
+            f"{uri}: this store gives no ETag, so that changes of others cannot be noticed. "
+            "Use one with conditional writes."
+        )
     condition = {"IfNoneMatch": "*"} if expected is None else {"IfMatch": expected.etag}
     if not _put(uri, data, condition):
         # A request whose answer was lost is repeated; then its own write is in the way.

@@ -61,7 +61,7 @@ class Service:
                 return
             self.failures.append(f"{hosts[0].name} {status} {text[:200]}")
             hosts.append(hosts.pop(0))
-        raise AssertionError(self.failures)
+        raise AssertionError(f"{self.failures}\n{logs(hosts)}")
 
 
 @pytest.fixture
@@ -99,6 +99,12 @@ def deployment(bundle: str, keys: str) -> dict[str, object]:
     planes["ray_actor_options"] = {"num_cpus": 2}
     found: dict[str, object] = content
     return found
+
+
+def logs(hosts: list[Host]) -> str:
+    """The ends of what the replicas have written."""
+    files = [file for host in hosts for file in host.folder.glob("ray/session_2*/logs/worker*.err")]
+    return "\n".join(f"{file.name}: {file.read_text()[-3000:]}" for file in files if file.is_file())
 
 
 def replicas(host: Host) -> int:
