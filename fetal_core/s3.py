@@ -65,12 +65,7 @@ def _client(environment: tuple[tuple[str, str], ...]) -> Any:
         max_pool_connections=CONNECTIONS,
         user_agent="fetal-planes",  # botocore's own takes a fifth of the time of a request
     )
-    try:
-        return boto3.session.Session().client("s3", config=config)
-    except ValueError as error:
-        raise StorageError(
-            f"S3: {error}. Write AWS_ENDPOINT_URL with http:// or https://, and a known region."
-        ) from None
+    return boto3.session.Session().client("s3", config=config)
 
 
 def place(uri: str) -> dict[str, str]:
@@ -164,7 +159,7 @@ def call(
     deadline_s = time.monotonic() + patience
     for attempt in count():
         try:
-            answer = act(client())
+            answer = act(_client_for(uri, doing))
             _contact.answered(bucket)
             return answer
         except (boto_errors.BotoCoreError, boto_errors.ClientError, OSError) as error:
@@ -182,6 +177,17 @@ def call(
                 raise StoreAwayError(message) from None
             time.sleep(wait_s)
     raise AssertionError("unreachable")
+
+
+def _client_for(uri: str, doing: str) -> Any:
+    try:
+        return client()
+    except boto_errors.BotoCoreError:
+        raise
+    except ValueError as error:  # an endpoint that is no URL
+        raise StorageError(
+            f"{uri}: cannot be {doing}: {error}. Write AWS_ENDPOINT_URL with http:// or https://."
+        ) from None
 
 
 def code(error: Exception) -> str:

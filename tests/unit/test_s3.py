@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from fetal_core import objects, s3, storage
+from fetal_core import conditional, objects, s3, storage
 from fetal_core.arrow_files import filesystem
 from fetal_core.checkpoint import CheckpointStore
 from fetal_core.errors import ConfigError, StorageError, StoreAwayError
@@ -161,6 +161,17 @@ def test_what_is_wrong_is_said_in_one_message(
     for name, value in changed.items():
         monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
     assert refused(f"s3://{BUCKET}/keys.json", capsys).count(expected) == 1
+
+
+def test_a_store_without_etags_is_read_and_not_changed(root: str) -> None:
+    uri = f"{root}/keys.json"
+    storage.write_bytes(uri, b"first")
+    found = conditional.read(uri)
+    assert found is not None
+    assert found.data == b"first"
+    with pytest.raises(StorageError, match="gives no ETag"):
+        conditional.write(uri, b"second", found)
+    assert storage.read_bytes(uri) == b"first"
 
 
 def test_a_bucket_that_is_not_there_is_said(
