@@ -224,7 +224,6 @@ sys.addaudithook(lambda name, args: name == "socket.connect" and connections.app
 
 from fetal_core.engine import open_engine
 from fetal_core.export import ExportConfig, export
-from fetal_core.steps import resolve_precision
 
 sys.path.insert(0, sys.argv[2])
 from builders import toy_store
