@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -155,6 +156,8 @@ def ratios(results: Results, name: str, connections: int, of: Callable[[Turn], f
 
 
 def main() -> None:
+    # Servers that are stopped in their tracks would outlive a bench that is ended.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path, help="folder of PNG files")
     parser.add_argument("--peers", help="python of the peers' environment")
