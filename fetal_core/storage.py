@@ -11,7 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -226,12 +226,14 @@ def entries(uri: str, recursive: bool = True) -> list[Entry]:
 def _walk(folder: str, recursive: bool) -> Iterator[Entry]:
     with os.scandir(folder) as found:
         for item in found:
-            if item.is_dir():
-                if recursive:
-                    yield from _walk(item.path, recursive)
-            elif item.is_file():
-                facts = item.stat()
-                yield Entry(item.path, facts.st_size, facts.st_mtime_ns)
+            # What others have removed or renamed since it was seen, as all writes here do.
+            with suppress(FileNotFoundError):
+                if item.is_dir():
+                    if recursive:
+                        yield from _walk(item.path, recursive)
+                elif item.is_file():
+                    facts = item.stat()
+                    yield Entry(item.path, facts.st_size, facts.st_mtime_ns)
 
 
 def list_files(uri: str, recursive: bool = True) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,29 @@ def test_write_below_a_file_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="cannot be written"):
         storage.write_bytes(str(tmp_path / "file" / "child"), b"data")
+
+
+def test_a_folder_is_listed_while_files_in_it_come_and_go(tmp_path: Path) -> None:
+    kept = str(tmp_path / "kept")
+    storage.write_bytes(kept, b"x")
+    done = threading.Event()
+
+    def change(folder: str) -> None:
+        while not done.is_set():
+            storage.write_bytes(f"{folder}/written", b"x")
+            storage.remove(folder)
+
+    folders = [str(tmp_path / name) for name in "ab"]
+    writers = [threading.Thread(target=change, args=(folder,)) for folder in folders]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(2000):
+            assert kept in storage.list_files(str(tmp_path))
+    finally:
+        done.set()
+        for writer in writers:
+            writer.join()
 
 
 def test_list_is_sorted_recursive_and_of_files_only(tmp_path: Path) -> None:
