@@ -82,8 +82,8 @@ def _check_room(config: ServeConfig) -> None:
     for resource, wanted in (("CPU", config.replicas), ("GPU", config.gpus * config.replicas)):
         if wanted > (there := total(resource)):
             raise ResourceError(
-                f"{config.replicas} replicas need {wanted:g} {resource}s, but Ray has {there:g} "
-                f"here. Lower --replicas{' or --gpus' if resource == 'GPU' else ''}."
+                f"--replicas {config.replicas}{f' --gpus {config.gpus:g}' if config.gpus else ''}: "
+                f"needs {resource} {wanted:g}, but Ray has {there:g} here. Lower them."
             )
 
 
