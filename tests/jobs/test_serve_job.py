@@ -181,6 +181,7 @@ def test_the_command_serves_and_stops(
         (("nothing",), "neither a model bundle nor"),
         (("--host", "0.0.0.0"), "Give --keys FILE"),
         (("--replicas", "0"), "replicas"),
+        (("--replicas", "500"), "--replicas 500: needs CPU 500"),
         (("--port", "99999"), "port"),
         (("--tls", "nothing.pem"), "nothing.pem: cannot be read"),
     ],
