@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.optimize import minimize_scalar
 from scipy.special import softmax
-from scipy.stats import beta
 
 from fetal_core.config import Config
 from fetal_core.metrics import FloatArray, IntArray, nll_of_logits, reliability
@@ -87,6 +85,8 @@ def fit_temperature(logits_NK: NDArray[np.floating], labels_N: IntArray) -> Temp
         reason = "the calibration part has no mistake to learn a temperature from"
         return Temperature(1.0, nll, nll, ece, ece, reason)
     logits_NK = logits_NK.astype(np.float64)
+    from scipy.optimize import minimize_scalar
+
     best = minimize_scalar(
         lambda log_t: nll_of_logits(labels_N, logits_NK / math.exp(log_t)),
         bounds=(math.log(_TEMPERATURES[0]), math.log(_TEMPERATURES[1])),
@@ -141,6 +141,8 @@ def choose_threshold(
 def upper_bound(errors_G: IntArray, trials_G: IntArray, confidence: float) -> FloatArray:
     """One-sided Clopper-Pearson bounds of error rates; 1 where every trial failed."""
     right_G = trials_G - errors_G
+    from scipy.stats import beta
+
     bound_G: FloatArray = beta.ppf(confidence, errors_G + 1, np.maximum(right_G, 1))
     return np.where(right_G > 0, bound_G, 1.0)
 

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from typing import Literal, cast
 
 import torch
-import torchvision
 from pydantic import Field
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from fetal_core.config import Config
 from fetal_core.errors import ConfigError, ModelError
@@ -155,6 +153,8 @@ def build(
 
 def _start_residual_blocks_as_identity(network: nn.Module) -> None:
     """Zero the last norm of every ResNet block, which steadies early training (Goyal 2017)."""
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
     for module in network.modules():
         if isinstance(module, Bottleneck):
             nn.init.zeros_(module.bn3.weight)
@@ -208,7 +208,9 @@ def freeze(module: nn.Module) -> None:
 
 def _cut_classifier(network: nn.Module) -> tuple[str, int]:
     """Take away the layer that ends in ImageNet's classes; its name and number of inputs."""
-    if isinstance(network, torchvision.models.SqueezeNet):
+    from torchvision.models import SqueezeNet
+
+    if isinstance(network, SqueezeNet):
         network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         return "classifier", 512
     linear = [item for item in network.named_modules() if isinstance(item[1], nn.Linear)]
@@ -218,7 +220,10 @@ def _cut_classifier(network: nn.Module) -> tuple[str, int]:
 
 
 def _torchvision_model(architecture: str) -> nn.Module:
-    known = torchvision.models.list_models(module=torchvision.models)
+    # Takes as long to import as torch itself: processes that build no network go without.
+    from torchvision import models
+
+    known = models.list_models(module=models)
     if architecture not in known:
         close = difflib.get_close_matches(architecture, known, n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
@@ -228,7 +233,7 @@ def _torchvision_model(architecture: str) -> nn.Module:
         )
     auxiliary = architecture in ("googlenet", "inception_v3")
     options = {"aux_logits": False, "init_weights": True} if auxiliary else {}
-    network: nn.Module = torchvision.models.get_model(architecture, weights=None, **options)
+    network: nn.Module = models.get_model(architecture, weights=None, **options)
     return network
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor
 
 from fetal_core import storage
@@ -26,7 +25,9 @@ def imagenet_state(architecture: str) -> Mapping[str, Tensor]:
     Raises:
         ModelError: they are neither in torch's cache nor can they be downloaded.
     """
-    weights: Any = torchvision.models.get_model_weights(architecture).DEFAULT
+    from torchvision.models import get_model_weights
+
+    weights: Any = get_model_weights(architecture).DEFAULT
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)

@@ -148,6 +148,12 @@ def check_capacity(config: ClusterConfig) -> None:
         logger.warning("%d logical CPUs are needed, %g are here: waiting for machines", wanted, now)
 
 
+def has_spare_cpus(config: ClusterConfig) -> bool:
+    """Whether logical CPUs are free besides those of all training workers."""
+    available: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    return available.get("CPU", 0.0) > config.workers * config.cpus_per_worker
+
+
 def jobs_at_once(cpus: float, gpus: float = 0) -> int:
     """How many independent jobs, each of so many logical CPUs and GPUs, run at a time.
 

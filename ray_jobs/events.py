@@ -5,23 +5,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fetal_core.run_context import Event
+if TYPE_CHECKING:
+    from fetal_core.run_context import Event
 
 _POLL_S = 0.25
 
 
 class Mailbox:
-    """An actor that keeps events until the driver fetches them."""
+    """An actor that keeps events for the driver, and what the driver has for the workers."""
 
     def __init__(self) -> None:
         """An empty mailbox."""
         self._events: list[Event] = []
+        self._delivery: list[Any] | None = None
 
     def put(self, event: Event) -> None:
         """Add an event."""
@@ -31,6 +33,14 @@ class Mailbox:
         """All events since the last call."""
         events, self._events = self._events, []
         return events
+
+    def deliver(self, values: list[Any]) -> None:
+        """Keep something for all workers."""
+        self._delivery = values
+
+    def delivered(self) -> list[Any] | None:
+        """What was delivered, None before."""
+        return self._delivery
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from fetal_core.machine import cores
 from fetal_core.run_context import LocalContext
 from fetal_core.train import backbone_features, features_key
 from ray_jobs.failures import user_error
-from ray_jobs.ray_training import Inputs
+from ray_jobs.training_inputs import Inputs
 
 
 def probe_features(configs: Sequence[FitConfig], inputs: Inputs, gpu: bool) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,54 +18,29 @@ from fetal_core.errors import ConfigError
 from fetal_core.fit_config import FitConfig
 from fetal_core.machine import cores
 from fetal_core.run_context import Event
-from fetal_core.shards import ShardIndex
 from fetal_core.train import fit
-from fetal_core.training_data import TrainingData
-from ray_jobs.blocks import load_blocks, row_store
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.events import listening
 from ray_jobs.failures import FailureCallback, training_failure
 from ray_jobs.ray_context import RayContext, StoredRayContext
+from ray_jobs.training_inputs import Inputs, Loading, received
 from ray_jobs.workspace import CHECKPOINTS
 
 OnEvent = Callable[[Event], None]
 
-
-@dataclass(frozen=True)
-class Inputs:
-    """The training and the validation part in Ray's object store; the other parts stay away.
-
-    Attributes:
-        blocks: references to Arrow tables by part.
-        mean: mean of the training part's pixels, in [0, 1].
-        std: standard deviation of the same.
-    """
-
-    blocks: Mapping[str, list[Any]]
-    classes: tuple[str, ...]
-    size_px: int
-    mean: float
-    std: float
-
-    @classmethod
-    def load(cls, shards_uri: str, index: ShardIndex) -> Inputs:
-        """Read both parts with Ray Data.
-
-        Raises:
-            StorageError: shards are missing or damaged.
-        """
-        blocks = load_blocks(shards_uri, index, ("train", "val"))
-        return cls(blocks, index.classes, index.preprocess.size_px, index.mean, index.std)
-
-    def training_data(self) -> TrainingData:
-        """The rows behind the references, without copying their pixels."""
-        train, val = (row_store(self.blocks[part], self.size_px) for part in ("train", "val"))
-        return TrainingData(train, val, self.classes, self.mean, self.std)
+_GLIBC = "GLIBC_TUNABLES"
+_KEEP_MEMORY = (
+    "glibc.malloc.hugetlb=1",
+    f"glibc.malloc.mmap_threshold={1 << 30}",
+    f"glibc.malloc.trim_threshold={8 << 30}",
+    # Ray runs the loop in a thread, whose own arena could not hold blocks above 64 MB.
+    "glibc.malloc.arena_max=1",
+)
 
 
 def train_on_ray(
     uri: str,
-    inputs: Inputs,
+    inputs: Inputs | Callable[[], Inputs],
     config: FitConfig,
     cluster: ClusterConfig,
     gpu: bool,
@@ -76,7 +51,7 @@ def train_on_ray(
 
     Args:
         uri: folder of the run.
-        inputs: what to train on.
+        inputs: what to train on, or a function that loads it while the workers start.
         config: how.
         cluster: number of workers and their resources.
         gpu: whether each of them gets a GPU.
@@ -85,32 +60,22 @@ def train_on_ray(
             each one is followed by an event ``report``.
 
     Raises:
-        FetalError: what the training loop raised, or ``WorkerDiedError``.
+        FetalError: what the training loop or the loading raised, or ``WorkerDiedError``.
     """
-    fs, path = filesystem(uri)
     with listening(on_event) as mailbox:
-        failures: Any = FailureCallback(partial(mailbox.put.remote, {"kind": "lost"}))
+        loading = None if isinstance(inputs, Inputs) else Loading(inputs, mailbox)
+        failures = FailureCallback(partial(mailbox.put.remote, {"kind": "lost"}))
         trainer = _Trainer(
             _worker,
             train_loop_config={
-                "inputs": inputs,
+                "inputs": inputs if loading is None else None,
                 "fit": config.model_dump(),
                 "threads": cluster.threads_per_worker,
                 "mailbox": mailbox,
                 "store": store,
             },
             scaling_config=_scaling(cluster, gpu),
-            run_config=ray.train.RunConfig(
-                name=CHECKPOINTS,
-                storage_path=path,
-                storage_filesystem=fs,
-                checkpoint_config=ray.train.CheckpointConfig(
-                    num_to_keep=1,
-                    checkpoint_score_attribute="is_best",
-                ),
-                failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
-                callbacks=[failures],
-            ),
+            run_config=_run_config(uri, cluster, failures),
         )
         try:
             return trainer.fit()
@@ -118,6 +83,8 @@ def train_on_ray(
             trainer.abandon()
             raise
         except TrainingFailedError as error:
+            if loading is not None and loading.error is not None:
+                raise loading.error from None
             raise training_failure(error) from None
 
 
@@ -162,6 +129,34 @@ def check_elastic(config: FitConfig, cluster: ClusterConfig, rows: int) -> None:
         )
 
 
+def allocator_settings() -> dict[str, str]:
+    """Environment of a training worker, in which glibc keeps freed memory for the next step.
+
+    Every step allocates the same activations, some of 100 MB. By default each is mapped anew and
+    zeroed in pages of 4 kB. Settings of the user's own are left as they are.
+    """
+    return {} if _GLIBC in os.environ else {_GLIBC: ":".join(_KEEP_MEMORY)}
+
+
+def _run_config(uri: str, cluster: ClusterConfig, failures: FailureCallback) -> ray.train.RunConfig:
+    fs, path = filesystem(uri)
+    # Its annotations are those of an older version.
+    config: Any = ray.train.RunConfig
+    run: ray.train.RunConfig = config(
+        name=CHECKPOINTS,
+        storage_path=path,
+        storage_filesystem=fs,
+        checkpoint_config=ray.train.CheckpointConfig(
+            num_to_keep=1,
+            checkpoint_score_attribute="is_best",
+        ),
+        failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+        callbacks=[failures],
+        worker_runtime_env={"env_vars": allocator_settings()},
+    )
+    return run
+
+
 def _scaling(cluster: ClusterConfig, gpu: bool) -> ray.train.ScalingConfig:
     workers: int | tuple[int, int] = cluster.workers
     if cluster.min_workers is not None:
@@ -184,4 +179,5 @@ def _worker(config: dict[str, Any]) -> None:
         context = StoredRayContext(config["mailbox"], config["store"])
     local = ray.train.get_context().get_local_world_size()
     torch.set_num_threads(config["threads"] or max(1, cores() // local))
-    fit(FitConfig(**config["fit"]), config["inputs"].training_data(), context)
+    inputs = config["inputs"] or received(config["mailbox"])
+    fit(FitConfig(**config["fit"]), inputs.training_data(), context)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,14 +25,15 @@ from fetal_core.run_context import Event
 from fetal_core.runlog import RunLog, training_history
 from fetal_core.scoring import trained
 from fetal_core.shards import ShardIndex
-from ray_jobs.cluster import check_capacity, connected, use_gpu
+from ray_jobs.cluster import check_capacity, connected, has_spare_cpus, use_gpu
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say, training_view
 from ray_jobs.job import Job, check_weights
-from ray_jobs.ray_training import Inputs, OnEvent, check_elastic, train_on_ray
+from ray_jobs.ray_training import OnEvent, check_elastic, train_on_ray
 from ray_jobs.tracked_run import TrackedRun, run_params
 from ray_jobs.tracking import tracker
+from ray_jobs.training_inputs import Inputs
 from ray_jobs.workspace import Prepared, Run
 
 logger = logging.getLogger(__name__)
@@ -89,7 +91,9 @@ def train(
         with connected():
             check_capacity(cluster)
             on_event({"kind": "starting"})
-            inputs = Inputs.load(prepared.shards_uri, index)
+            load = partial(Inputs.load, prepared.shards_uri, index)
+            # Workers that hold the last processor would wait for ever for what is read with it.
+            inputs = load if has_spare_cpus(cluster) else load()
             result = train_on_ray(
                 run.uri, inputs, recipe.fit_config(), cluster, use_gpu(cluster), record
             )

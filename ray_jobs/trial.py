@@ -22,8 +22,9 @@ from fetal_core.train import features_key, fit, limited
 from fetal_core.training_data import TrainingData
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.failures import WorkerDiedError
-from ray_jobs.ray_training import Inputs, train_on_ray
+from ray_jobs.ray_training import train_on_ray
 from ray_jobs.sweep import Sweep, TrialFolder
+from ray_jobs.training_inputs import Inputs
 
 FAILED_SCORE = -1.0
 

@@ -35,13 +35,13 @@ from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import flag_value, parse_args, stage
 from ray_jobs.job import check_weights, read_config
 from ray_jobs.probe_features import probe_features
-from ray_jobs.ray_training import Inputs
 from ray_jobs.scheduler import make_scheduler
 from ray_jobs.searcher import SweepSearcher
 from ray_jobs.sweep import Sweep, SweepJob
 from ray_jobs.sweep_view import Bookkeeper, sweep_view
 from ray_jobs.tracked_sweep import TrackedSweep
 from ray_jobs.tracking import tracker
+from ray_jobs.training_inputs import Inputs
 from ray_jobs.trial import Shared, run_trial
 from ray_jobs.tune_report import Session, SweepOutcome, conclude, show
 from ray_jobs.workspace import RECIPE, Prepared

@@ -19,9 +19,10 @@ from ray_jobs.cluster import check_capacity, connected, use_gpu
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args
 from ray_jobs.console import say, training_view
-from ray_jobs.ray_training import Inputs, OnEvent, train_on_ray
+from ray_jobs.ray_training import OnEvent, train_on_ray
 from ray_jobs.sweep import Sweep
 from ray_jobs.train import describe
+from ray_jobs.training_inputs import Inputs
 from ray_jobs.tune_report import trial_bundle
 from ray_jobs.workspace import Prepared
 

@@ -13,6 +13,7 @@ import json, logging, os, pkgutil, random, sys, threading
 from importlib import import_module
 
 import numpy, torch
+import torchvision  # sets TORCHINDUCTOR_CACHE_DIR
 
 def state():
     return {

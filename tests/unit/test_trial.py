@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_jobs.cluster_config import ClusterConfig
-from ray_jobs.ray_training import Inputs
+from ray_jobs.training_inputs import Inputs
 from ray_jobs.trial import Shared
 
 
