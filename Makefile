@@ -13,7 +13,7 @@ PYTEST = $(BIN)/python -m pytest
 NONE = || test $$? = 5 -a -n "$(ARGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy check clean
+.PHONY: help demo test test-heavy check rules clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,12 @@ check: $(VENV)/dev.done ## install, then lint, formatting, types and import rule
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+RULES = deploy/kubernetes/base/platform/prometheusrules.yaml
+rules: ## copy the alert rules into the Kubernetes manifests
+	sed -n '1,/^spec:/p' $(RULES) >$(RULES).new
+	sed '/^#/d; s/^./  &/' deploy/monitoring/alerts.yml >>$(RULES).new
+	mv $(RULES).new $(RULES)
 
 clean: ## remove the environment and all caches; demo/ and runs/ stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \

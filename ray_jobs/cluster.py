@@ -254,7 +254,19 @@ def _probe(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not port.isdigit() or "/" in host:
         return
-    with socket.create_connection((host.strip("[]"), int(port)), _PROBE_S) as connection:
+    host = host.strip("[]")
+    _greet(host, int(port))
+    # Ray takes the loopback interface for the network card's.
+    meant = services.resolve_ip_for_localhost(host)
+    if meant != host:
+        try:
+            _greet(meant, int(port))
+        except OSError as error:
+            raise ConnectionError(f"Ray looks for it at {meant}, and there: {error}.") from error
+
+
+def _greet(host: str, port: int) -> None:
+    with socket.create_connection((host, port), _PROBE_S) as connection:
         if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
             return
         connection.sendall(_HTTP2_GREETING)

@@ -203,8 +203,8 @@ def check_cores(node: str, facts: Facts, share: Share | None) -> Iterator[Findin
         yield Finding("cores", node, "warn", seen, remedy)
     elif granted < facts.cores:
         remedy = (
-            f"Set OMP_NUM_THREADS={max(1, int(granted))} there, or give the container whole "
-            "cores: torch starts a thread for each core that it sees, and they are held back."
+            f"Set OMP_NUM_THREADS={max(1, int(granted))} there: torch keeps to the quota, but "
+            "libraries beside it start a thread for each core that they see."
         )
         yield Finding("cores", node, "warn", seen, remedy)
     else:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fetal_core.machine import cores
+from fetal_core.machine import cpu_quota, visible_cores
 
 PACKAGES = ("fetal-planes", "ray", "torch", "torchvision", "pyarrow")
 _LIMITS = {"open files": "RLIMIT_NOFILE", "processes": "RLIMIT_NPROC"}
@@ -71,8 +71,8 @@ class Facts:
         memory: of the machine or of its control group, whichever is smaller; None if unknown.
         shm: ``/dev/shm``; None where there is none.
         limits: of this process, by name; -1 for none.
-        cores: that this process may use.
-        quota_cores: that the control group grants; None for no quota.
+        cores: that this process may run on.
+        quota_cores: that its control groups grant; None for no quota.
         listening: addresses and ports of TCP on which any process of the machine listens.
         gpus: see there.
     """
@@ -102,8 +102,8 @@ def read_facts(folders: Sequence[str], root: Path = Path("/")) -> Facts:
         memory=_memory(root),
         shm=_space(str(shm)) if shm.is_dir() else None,
         limits=dict(_limits(root)),
-        cores=cores(),
-        quota_cores=_quota(root),
+        cores=visible_cores(),
+        quota_cores=cpu_quota(root),
         listening=tuple(sorted(set(_listening(root)))),
         gpus=_gpus(root),
     )
@@ -144,15 +144,6 @@ def _memory(root: Path) -> Space | None:
     statistics = (line.split() for line in _text(group / "memory.stat").splitlines())
     cached = sum(int(value) for key, value in statistics if key == "inactive_file")
     return Space(min(free, limit - used + cached), limit)
-
-
-def _quota(root: Path) -> float | None:
-    quota, _, period = _text(root / "sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdigit():
-        return int(quota) / int(period)
-    quota_us = _number(root / "sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-    period_us = _number(root / "sys/fs/cgroup/cpu/cpu.cfs_period_us")
-    return quota_us / period_us if quota_us and period_us else None
 
 
 def _limits(root: Path) -> Iterator[tuple[str, int]]:

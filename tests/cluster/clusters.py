@@ -102,10 +102,17 @@ class Store:
 
 
 class Cluster:
-    """Hosts with Ray, the first of which is the head."""
+    """Hosts with Ray, the first of which is the head.
 
-    def __init__(self, net: Network, store: Store) -> None:
+    Args:
+        object_store_bytes: what each host holds in memory for Ray's processes to share.
+    """
+
+    def __init__(
+        self, net: Network, store: Store, object_store_bytes: int = OBJECT_STORE_BYTES
+    ) -> None:
         self.network, self.store = net, store
+        self._object_store_bytes = object_store_bytes
         self.head = self._add("--head", "--port=6379", "--dashboard-host=0.0.0.0")
         wait_until(self._head_listens, limit_s=_START_S)
 
@@ -128,7 +135,7 @@ class Cluster:
         host.daemon(
             "ray",
             *("ray", "start", "--block", f"--node-ip-address={host.address}"),
-            *(f"--num-cpus={CPUS}", f"--object-store-memory={OBJECT_STORE_BYTES}"),
+            *(f"--num-cpus={CPUS}", f"--object-store-memory={self._object_store_bytes}"),
             *words,
         )
         return host
@@ -160,9 +167,9 @@ def s3_store(net: Network) -> Iterator[Store]:
     gateway += ["--no-usage-report", "--no-bgjob", "--backup-meta=0", "--no-banner"]
     environment = os.environ | {"MINIO_ROOT_USER": _KEY, "MINIO_ROOT_PASSWORD": _SECRET}
     with (net.folder / "store.log").open("w") as log:
-        process = subprocess.Popen(
-            net.switch.enter(*gateway), env=environment, stdout=log, stderr=log
-        )
+        # It ends with this process, even where that is killed.
+        command = net.switch.enter("setpriv", "--pdeathsig=KILL", *gateway)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             listening = f"</dev/tcp/{SWITCH}/9000"
             probe = net.switch.enter("bash", "-c", listening)

@@ -41,7 +41,11 @@ def rendered(overlay: str) -> str:
 
 
 def objects(overlay: str) -> list[Object]:
-    return list(yaml.load_all(rendered(overlay), Loader=yaml.CSafeLoader))
+    return parsed(rendered(overlay))
+
+
+def parsed(text: str) -> list[Object]:
+    return list(yaml.load_all(text, Loader=yaml.CSafeLoader))
 
 
 def named(overlay: str, kind: str, name: str | None = None) -> Object:

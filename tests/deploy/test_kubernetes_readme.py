@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from ray.dashboard.modules.job.cli import submit
 
-from manifests import KUBERNETES, OVERLAYS, ROOT, render
+from manifests import ALL_PODS, KUBERNETES, OVERLAYS, ROOT, render
 
 README = (KUBERNETES / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -31,6 +32,20 @@ def test_every_overlay_that_is_applied_is_there() -> None:
         applied
     )
     assert all((ROOT / path / "kustomization.yaml").is_file() for path in applied if "/" in path)
+
+
+def test_what_is_asked_of_a_jobs_status_is_there(kuberay_schemas: Path) -> None:
+    content = json.loads((kuberay_schemas / "RayJob.json").read_text("utf-8"))
+    known = content["openAPIV3Schema"]["properties"]["status"]["properties"]
+    asked = set(re.findall(r"\$\(status (\w+)\)", README))
+    assert asked == {"rayClusterName", "jobId"}
+    assert asked <= known.keys()
+
+
+def test_the_heads_container_is_named_as_the_readme_says() -> None:
+    (name,) = re.findall(r"exec \S+ -c (\S+)", README)
+    heads = [pods for pods in ALL_PODS if pods.role == "head"]
+    assert {pods.container["name"] for pods in heads} == {name}
 
 
 def test_ray_knows_the_flags_of_the_job_by_hand() -> None:

@@ -70,6 +70,59 @@ POD_MONITOR = closed(
     }
 )
 
+_TEXTS = {"type": "object", "additionalProperties": _STRING}
+_DURATION = {"type": "string", "pattern": "^[0-9]+[smh]$"}
+# And of its PrometheusRule; promtool reads what the rules say (test_kubernetes_alerts.py).
+PROMETHEUS_RULE = closed(
+    {
+        "type": "object",
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "properties": {
+            "apiVersion": {"const": "monitoring.coreos.com/v1"},
+            "kind": {"const": "PrometheusRule"},
+            "metadata": METADATA,
+            "spec": {
+                "type": "object",
+                "required": ["groups"],
+                "properties": {
+                    "groups": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {
+                            "type": "object",
+                            "required": ["name", "rules"],
+                            "properties": {
+                                "name": {"type": "string", "minLength": 1},
+                                "interval": _DURATION,
+                                "rules": {
+                                    "type": "array",
+                                    "items": {
+                                        "type": "object",
+                                        "required": ["expr"],
+                                        "oneOf": [
+                                            {"required": ["alert"]},
+                                            {"required": ["record"]},
+                                        ],
+                                        "properties": {
+                                            "alert": _STRING,
+                                            "record": _STRING,
+                                            "expr": _STRING,
+                                            "for": _DURATION,
+                                            "labels": _TEXTS,
+                                            "annotations": _TEXTS,
+                                        },
+                                    },
+                                },
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    }
+)
+OPERATORS = {"PodMonitor": POD_MONITOR, "PrometheusRule": PROMETHEUS_RULE}
+
 
 def faults(validator: Draft202012Validator, one: dict[str, Any]) -> list[str]:
     return [f"{error.instance_path}: {error.message}" for error in validator.iter_errors(one)]
@@ -82,8 +135,8 @@ def test_every_object_is_what_its_schema_describes(overlay: str, kuberay_schemas
         if one["kind"] in CLUSTER_FIELDS:
             _, validator = load_closed(kuberay_schemas / f"{one['kind']}.json")
             assert faults(validator, one) == []
-        elif one["kind"] == "PodMonitor":
-            assert faults(Draft202012Validator(POD_MONITOR), one) == []
+        elif one["kind"] in OPERATORS:
+            assert faults(Draft202012Validator(OPERATORS[one["kind"]]), one) == []
         else:
             kubernetes_validate.validate(one, KUBERNETES_VERSION, strict=True)
     assert {one["kind"] for one in found} & set(CLUSTER_FIELDS)
@@ -118,6 +171,15 @@ def test_any_misspelt_key_is_found(kuberay_schemas: Path) -> None:
             assert unseen == []
             tried += sum(1 for _ in keys(one))
     assert tried > 500
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_any_misspelt_key_of_prometheus_operators_kinds_is_found(kind: str) -> None:
+    validator = Draft202012Validator(OPERATORS[kind])
+    found = [one for one in objects("cpu") if one["kind"] == kind]
+    assert found
+    for one in found:
+        assert [path for path in keys(one) if validator.is_valid(misspelt(one, path))] == []
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,13 @@ class JobServer:
         address: of its job server.
         token: what it asks for.
         environment: variables of a user who may submit jobs; no address among them.
+        gcs: host and port at which other machines would join.
     """
 
     address: str
     token: str
     environment: dict[str, str]
+    gcs: str
 
     def start(self, *words: str, **variables: str) -> subprocess.Popen[str]:
         """A ``fetal`` command in the checkout, in a session of its own."""
@@ -79,8 +81,13 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 @contextmanager
-def job_server(folder: Path) -> Iterator[JobServer]:
-    """A cluster of one machine that asks for a token, with ports of its own."""
+def job_server(folder: Path, **variables: str) -> Iterator[JobServer]:
+    """A cluster of one machine that asks for a token, with ports of its own.
+
+    Args:
+        folder: for the token and the log.
+        variables: more of them for the environment, the machine's too; of AWS it has no others.
+    """
     token = secrets.token_hex(32)
     (folder / "token").write_text(token)
     ours = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))}
@@ -88,13 +95,20 @@ def job_server(folder: Path) -> Iterator[JobServer]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
+        **variables,
     }
-    dashboard = free_port()
+    dashboard, gcs = free_port(), free_port()
     # Its sockets need a short path.
     scratch = tempfile.mkdtemp(prefix="fetal-")
     with (folder / "ray.log").open("w") as log:
         process = subprocess.Popen(
-            [str(SCRIPTS / "ray"), "start", "--head", "--block", *_options(dashboard, scratch)],
+            [
+                str(SCRIPTS / "ray"),
+                "start",
+                "--head",
+                "--block",
+                *_options(dashboard, gcs, scratch),
+            ],
             stdout=log,
             stderr=log,
             text=True,
@@ -103,16 +117,18 @@ def job_server(folder: Path) -> Iterator[JobServer]:
         )
     try:
         _wait_until_it_listens(process, dashboard, folder / "ray.log")
-        yield JobServer(f"http://127.0.0.1:{dashboard}", token, environment)
+        address = f"http://127.0.0.1:{dashboard}"
+        yield JobServer(address, token, environment, f"127.0.0.1:{gcs}")
     finally:
         kill(process)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _options(dashboard: int, scratch: str) -> list[str]:
-    ports = ("port", "ray-client-server-port", "dashboard-agent-listen-port")
+def _options(dashboard: int, gcs: int, scratch: str) -> list[str]:
+    ports = ("ray-client-server-port", "dashboard-agent-listen-port")
     return [
         *(f"--{name}={free_port()}" for name in ports),
+        f"--port={gcs}",
         f"--dashboard-port={dashboard}",
         f"--temp-dir={scratch}",
         "--dashboard-host=127.0.0.1",

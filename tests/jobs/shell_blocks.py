@@ -85,8 +85,7 @@ class Workplace:
     """A folder with the project's programs on the path, in which a document's commands run."""
 
     def __init__(self, folder: Path, root: Path, ports: Mapping[str, int]) -> None:
-        self.folder = folder
-        self._ports = ports
+        self.folder, self.ports = folder, ports
         self._log = folder.parent / "output.log"
         scripts = Path(sys.executable).parent
         (folder / ".venv").mkdir()
@@ -110,7 +109,7 @@ class Workplace:
 
     def serve(self, command: str) -> str:
         """Start an endpoint; the command by which it says that it can be tried."""
-        process = self._start(f"{command} --port {self._ports['8000']}")
+        process = self._start(f"{command} --port {self.ports['8000']}")
         while True:
             output = self._log.read_text(errors="replace")
             if hint := re.search(r"^curl .*$", output, re.MULTILINE):
@@ -126,7 +125,7 @@ class Workplace:
         self._sessions.clear()
 
     def _start(self, script: str) -> subprocess.Popen[bytes]:
-        for written, port in self._ports.items():
+        for written, port in self.ports.items():
             script = re.sub(rf"\b{written}\b", str(port), script)
         with self._log.open("wb") as output:
             process = subprocess.Popen(

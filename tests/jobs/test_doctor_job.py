@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray._private.services import get_node_ip_address
 from ray.cluster_utils import Cluster
 
 from cohorts import run
@@ -113,6 +114,24 @@ def test_a_service_that_is_not_ray_is_told(tmp_path: Path) -> None:
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_a_head_node_that_listens_on_loopback_alone_is_told(tmp_path: Path) -> None:
+    """Ray goes to the network card's address instead, and would try that for minutes."""
+    if get_node_ip_address() == "127.0.0.1":
+        pytest.skip("this machine has no other address")
+
+    def answer() -> None:
+        with listener.accept()[0] as connection:
+            connection.recv(1024)
+            connection.sendall(b"\0\0\0\4\0\0\0\0\0")  # an empty SETTINGS frame, as gRPC begins
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        output = refusal(listener.getsockname()[1], tmp_path)
+    assert f"Ray looks for it at {get_node_ip_address()}" in output
+    assert "Connection refused" in output
 
 
 def test_a_head_node_that_hangs_is_told(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -21,9 +22,11 @@ import pytest
 from builders import toy_bundle
 from cohorts import kill, png, write_textures
 from fetal_core.bundle import read_info, write_info
+from job_server import job_server
 from ray_jobs.cli import COMMANDS
 from ray_jobs.command import stage
 from ray_jobs.front import free_port
+from s3_servers import s3_server
 from serving_samples import cine
 from shell_blocks import ELSEWHERE, Block, Workplace, blocks, fetal_words
 
@@ -110,6 +113,27 @@ def test_what_is_covering_really_is(start: str) -> None:
     assert start in map(covering, written), f"{start}: not in README.md any more"
 
 
+@pytest.mark.parametrize(
+    "document", [README, ROOT / "docs/jobs.md"], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_what_is_submitted_is_accepted_by_its_stage(
+    document: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    submissions = [
+        words[1:]
+        for block in blocks(document)
+        for command in block.commands
+        for words in fetal_words(command)
+        if words[:1] == ["submit"]
+    ]
+    assert len(submissions) >= 2
+    for words in submissions:
+        own = [re.sub(r"^s3://[a-z]+", bucket, word) for word in words]
+        assert stage("submit", ["--dry-run", *own]) == 0, words
+        assert "ray job submit" in capsys.readouterr().out
+
+
 @pytest.fixture
 def workplace(tmp_path: Path) -> Iterator[Workplace]:
     """A user's folder: images, a trained bundle or two, and the project's own files."""
@@ -138,6 +162,23 @@ def endpoint(command: str) -> bool:
     return plain(command).startswith("fetal serve ") and not command.endswith("&")
 
 
+@pytest.fixture
+def cluster_exports(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Variables of a shell on the head of a cluster, whose storage is a bucket of its own."""
+    with s3_server() as store:
+        storage = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        with job_server(tmp_path, **storage) as server:
+            yield storage | {
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": server.token,
+                "RAY_ADDRESS": server.gcs,
+                # Else Ray takes 127.0.0.1 for an address of the network card.
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+                "RAY_DASHBOARD_ADDRESS": server.address,
+                "STORE": store.uri,
+            }
+
+
 @pytest.mark.ray
 @pytest.mark.heavy
 def test_commands_of_the_readme_run(workplace: Workplace) -> None:
@@ -163,3 +204,35 @@ def test_commands_of_the_runbook_run(workplace: Workplace) -> None:
         workplace.run(block.text)
     for log in ("serve.log", "serve-new.log"):
         assert (workplace.folder / log).read_text().endswith("stopped\n")
+
+
+REGISTRY = """
+fetal register runs/first/bundle --name planes --registry $STORE/registry
+fetal promote planes 1 --alias champion --registry $STORE/registry
+fetal key create ward-3 --keys $STORE/keys.json >ward-3.key
+"""
+ANSWERS = """
+until curl --fail --silent --output /dev/null http://127.0.0.1:8000/readyz; do sleep 1; done
+curl --fail-with-body --silent --header "X-API-Key: $(cat ward-3.key)" \
+  --header 'Content-Type: image/png' --data-binary @scan.png http://127.0.0.1:8000/v1/predict
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.heavy
+def test_commands_of_the_runbook_for_a_cluster_run(
+    workplace: Workplace, cluster_exports: dict[str, str]
+) -> None:
+    exports = "".join(f"export {name}={value}\n" for name, value in cluster_exports.items())
+    workplace.run(exports + REGISTRY)
+    file = workplace.folder / "deploy/serve.yaml"
+    filled = file.read_text().replace("s3://BUCKET", cluster_exports["STORE"])
+    filled = filled.replace("host: 0.0.0.0", "host: 127.0.0.1")
+    file.write_text(filled.replace("port: 8000", f"port: {workplace.ports['8000']}"))
+    written = [block for block in blocks(RUNBOOK) if "cluster" in block.marks]
+    assert len(written) >= 3
+    for block in written:
+        text = block.text.replace("HEAD:6379", cluster_exports["RAY_ADDRESS"])
+        workplace.run(exports + text.replace("s3://BUCKET", cluster_exports["STORE"]))
+        if "serve deploy" in text:
+            assert '"plane"' in workplace.run(exports + ANSWERS)

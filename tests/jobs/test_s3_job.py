@@ -122,7 +122,6 @@ def test_every_stage_runs_in_a_bucket(data: str, tmp_path: Path) -> None:
     assert list(cwd.iterdir()) == []
 
 
-@pytest.mark.skip(reason="not seen to end within seven minutes yet")
 def test_a_store_that_is_killed_is_waited_for_or_given_up_and_resumed(
     server: Gateway, cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,7 +166,6 @@ def records(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in record.items() if k not in timed} for record in history]
 
 
-@pytest.mark.skip(reason="has not been seen to end on two cores yet")
 @pytest.mark.heavy
 def test_nobody_needs_to_wait(server: JobServer, prepared: str, tmp_path: Path) -> None:
     """--no-wait ends at once; a twin is refused; the output and the end are there later."""

@@ -31,6 +31,7 @@ from serving_samples import ConstantEngine, client, constant_model
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy/monitoring"
+RUNBOOK = (ROOT / "deploy/RUNBOOK.md").read_text()
 RULES = yaml.safe_load((FOLDER / "alerts.yml").read_text())
 ALERTS = [rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
 DASHBOARD = json.loads((FOLDER / "grafana-dashboard.json").read_text())
@@ -95,6 +96,14 @@ def test_every_alert_says_how_grave_it_is_and_what_to_do(alert: dict[str, Any]) 
     headings = re.findall(r"^#+ (.+)$", (ROOT / file).read_text(), re.MULTILINE)
     assert anchor == alert["alert"].lower()
     assert alert["alert"] in headings
+
+
+def test_what_the_runbook_quotes_of_a_log_is_said() -> None:
+    prose = re.sub(r"^ *```.*?^ *```$", "", RUNBOOK, flags=re.S | re.M)
+    quoted = re.findall(r'"([^"]+)"', prose)
+    source = "".join(file.read_text() for file in (ROOT / "ray_jobs").glob("*.py"))
+    assert quoted
+    assert [text for text in quoted if text not in source] == []
 
 
 @promtool
