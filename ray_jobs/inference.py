@@ -208,8 +208,8 @@ class Inference:
         """A frame under the heat map of a class (the most probable one if None), as PNG.
 
         Raises:
-            RequestError: no such class or frame, or the model cannot be explained; otherwise as
-                for :meth:`predict`.
+            RequestError: no such class or frame, or the model cannot be explained.
+            NotReadyError: also where its files have changed; otherwise as for :meth:`predict`.
         """
         model = self.model
         if plane is not None and plane not in model.info.classes:
