@@ -208,16 +208,23 @@ def certificate(folder: Path) -> Path:
     return path
 
 
+def ask_by_tls(config: FrontConfig, trusted: Path) -> bytes:
+    """The answer to a body of three bytes."""
+    trusting = ssl.create_default_context(cafile=str(trusted))
+    trusting.check_hostname = False
+    connection = http.client.HTTPSConnection(config.host, config.port, context=trusting)
+    try:
+        connection.request("POST", "/", b"abc")
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
 def test_tls_from_version_1_2_on(tmp_path: Path) -> None:
     pem = certificate(tmp_path)
     with replica(tmp_path, 1), standing(tmp_path, 1, certificate=pem) as config:
         assert config.url.startswith("https://")
-        trusting = ssl.create_default_context(cafile=str(pem))
-        trusting.check_hostname = False
-        connection = http.client.HTTPSConnection(config.host, config.port, context=trusting)
-        connection.request("POST", "/", b"abc")
-        assert connection.getresponse().read().endswith(b" 3")
-        connection.close()
+        assert ask_by_tls(config, pem).endswith(b" 3")
         old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
         with pytest.warns(DeprecationWarning, match="TLSv1_1"):
@@ -273,12 +280,7 @@ def test_paths_may_hold_spaces_and_quotes(tmp_path: Path) -> None:
     folder.mkdir()
     pem = certificate(folder)
     with replica(folder, 1), standing(folder, 1, certificate=pem) as config:
-        trusting = ssl.create_default_context(cafile=str(pem))
-        trusting.check_hostname = False
-        connection = http.client.HTTPSConnection(config.host, config.port, context=trusting)
-        connection.request("POST", "/", b"abc")
-        assert connection.getresponse().read().endswith(b" 3")
-        connection.close()
+        assert ask_by_tls(config, pem).endswith(b" 3")
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from serving_samples import (
     cine,
     client,
     constant_model,
+    leaving,
     scope_of,
     serving,
     tiff,
@@ -148,18 +149,10 @@ def test_a_client_that_goes_takes_its_work_along() -> None:
 
     async def ask(app: FastAPI, inference: Inference) -> None:
         gone = asyncio.Event()
-        messages = [{"type": "http.request", "body": IMAGE, "more_body": False}]
-
-        async def receive() -> Any:
-            if messages:
-                return messages.pop()
-            await gone.wait()
-            return {"type": "http.disconnect"}
-
         async with client(app) as session:
             first = asyncio.create_task(session.post("/v1/predict", content=IMAGE))
             assert await asyncio.to_thread(engine.started.wait, 10)
-            second = asyncio.create_task(app(scope_of("/v1/predict"), receive, send))
+            second = asyncio.create_task(app(scope_of("/v1/predict"), leaving(IMAGE, gone), send))
             while not inference.waiting:
                 await asyncio.sleep(0.01)
             gone.set()

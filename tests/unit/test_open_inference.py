@@ -38,7 +38,7 @@ from live_server import serving, toy_model
 from ray_jobs.inference import Inference
 from ray_jobs.open_inference import HEADER_LENGTH
 from serving_samples import client as asgi_client
-from serving_samples import scope_of
+from serving_samples import leaving, scope_of
 from serving_samples import serving as application
 
 
@@ -240,15 +240,7 @@ def test_a_client_that_goes_leaves_its_files_undecoded(monkeypatch: pytest.Monke
     async def ask(app: FastAPI, inference: Inference) -> None:
         gone = asyncio.Event()
         body, headers = files_body(3)
-        messages = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive() -> Any:
-            if messages:
-                return messages.pop()
-            await gone.wait()
-            return {"type": "http.disconnect"}
-
-        asking = asyncio.create_task(app(scope_of(INFER, headers), receive, send))
+        asking = asyncio.create_task(app(scope_of(INFER, headers), leaving(body, gone), send))
         assert await asyncio.to_thread(decoder.started.wait, 10)
         gone.set()
         await asyncio.wait_for(asking, 10)
