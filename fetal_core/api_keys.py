@@ -166,7 +166,7 @@ class KeyStore:
     def _look(self) -> None:
         now_s = time.monotonic()
         try:
-            current = self._read()
+            current = self._read(self._seen)
             if current != self._seen:
                 self._keys = {key.id: key for key in self._parse(current.data if current else None)}
             self._seen, self._read_s = current, now_s
@@ -180,9 +180,9 @@ class KeyStore:
                 logger.warning("API keys may be out of date: %s", error)
         self._looked_s = now_s
 
-    def _read(self) -> Snapshot | None:
+    def _read(self, known: Snapshot | None = None) -> Snapshot | None:
         self._check_permissions()
-        return conditional.read(self.uri)
+        return conditional.read(self.uri, known)
 
     def _change(
         self, change: Callable[[tuple[ApiKey, ...]], tuple[ApiKey, ...]]

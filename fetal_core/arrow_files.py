@@ -124,7 +124,7 @@ class _Reader(io.RawIOBase):
 
 
 class _Writer(io.RawIOBase):
-    """A local file that becomes an object when it is closed."""
+    """A local file that becomes an object when it is closed, and nothing if it never is."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -143,8 +143,15 @@ class _Writer(io.RawIOBase):
             self._file.flush()
             objects.upload(Path(self._file.name), self._uri)
         finally:
-            self._file.close()
-            super().close()
+            self._discard()
+
+    def __del__(self) -> None:
+        """The base's would close it, and so upload the beginning that an exception left behind."""
+        self._discard()
+
+    def _discard(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _uri(path: str) -> str:

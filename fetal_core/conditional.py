@@ -24,6 +24,7 @@ LOCK_WAIT_S = 10.0
 LOCK_POLL_S = 0.005
 BACKOFF_S = 0.05
 _CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
+_UNCHANGED = "304"
 
 
 class ConflictError(StorageError):
@@ -38,14 +39,18 @@ class Snapshot:
     etag: str
 
 
-def read(uri: str) -> Snapshot | None:
+def read(uri: str, known: Snapshot | None = None) -> Snapshot | None:
     """The file as it is now, None where there is none.
+
+    Args:
+        uri: the file.
+        known: what it was at the last look; an object that has not changed is not sent again.
 
     Raises:
         StorageError: it cannot be read.
     """
     if storage.is_remote(uri):
-        return _read_object(uri)
+        return _read_object(uri, known)
     try:
         data = Path(storage.absolute(uri)).read_bytes()
     except FileNotFoundError:
@@ -141,8 +146,10 @@ def _replace(path: Path, data: bytes, mode: int) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read_object(uri: str) -> Snapshot | None:
+def _read_object(uri: str, known: Snapshot | None = None) -> Snapshot | None:
     where = _key(uri)
+    if known is not None and '"' in known.etag:
+        where |= {"IfNoneMatch": known.etag}
 
     def get(client: Any) -> Snapshot:
         answer = client.get_object(**where)
@@ -151,9 +158,9 @@ def _read_object(uri: str) -> Snapshot | None:
         return Snapshot(data, answer.get("ETag") or hashlib.sha256(data).hexdigest())
 
     try:
-        return s3.call(uri, "read", get, answers={"NoSuchKey"})
-    except ClientError:
-        return None
+        return s3.call(uri, "read", get, answers={"NoSuchKey", _UNCHANGED})
+    except ClientError as error:
+        return known if s3.code(error) == _UNCHANGED else None
 
 
 def _write_object(uri: str, data: bytes, expected: Snapshot | None) -> None:

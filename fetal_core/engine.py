@@ -79,7 +79,7 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """The network in torch, channels last.
+    """The network of ``bundle`` in torch, channels last.
 
     ``threads`` sets torch's number for the whole process; 0 leaves it.
     """
@@ -87,6 +87,7 @@ class TorchEngine:
     name = "torch"
 
     def __init__(self, bundle: Bundle, precision: Precision = "fp32", threads: int = 0) -> None:
+        self.bundle = bundle
         self.size_px = bundle.info.preprocess.size_px
         self._device = next(bundle.model.parameters()).device
         self.precision = resolve_precision(precision, self._device)

@@ -12,7 +12,7 @@ import logging
 from contextlib import suppress
 
 from fetal_core import conditional, storage
-from fetal_core.conditional import ConflictError
+from fetal_core.conditional import ConflictError, Snapshot
 from fetal_core.config import digest, nearest
 from fetal_core.registry_files import (
     CLAIM,
@@ -207,16 +207,13 @@ class Registry:
         return {alias: self.alias_state(name, alias).version for alias in found}
 
     def alias_state(self, name: str, alias: str) -> AliasState:
-        """Where an alias points and pointed: one small read, to be polled each second.
+        """Where an alias points and pointed.
 
         Raises:
             RegistryError: no such alias; lists those there are.
             StorageError: the registry does not answer.
         """
-        check_name("model", name)
-        check_name("alias", alias)
-        uri = self._alias_uri(name, alias)
-        current = conditional.read(uri)
+        current = self.alias_file(name, alias)
         if current is None:
             known = list(self.aliases(name))
             raise RegistryError(
@@ -224,7 +221,19 @@ class Registry:
                 f"It has: {', '.join(known) or 'none'}. `fetal promote {name} VERSION "
                 f"--alias {alias}` sets it."
             )
-        return parse_record(AliasState, current.data, uri)
+        return parse_record(AliasState, current.data, self._alias_uri(name, alias))
+
+    def alias_file(self, name: str, alias: str, known: Snapshot | None = None) -> Snapshot | None:
+        """An alias's file, None where there is none: one small request, to be polled each second.
+
+        Args:
+            name: of the model.
+            alias: of a version.
+            known: what the last look gave; the same again while the alias stands still.
+        """
+        check_name("model", name)
+        check_name("alias", alias)
+        return conditional.read(self._alias_uri(name, alias), known)
 
     def bundle_uri(self, name: str, number: int) -> str:
         """Where the bundle of a version lies."""

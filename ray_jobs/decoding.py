@@ -60,6 +60,7 @@ def overlay(
     Raises:
         ImageError: not an image that this project reads, or beyond the limits.
         RequestError: no such frame, or the model cannot be explained.
+        NotReadyError: the model's files have changed since it was loaded.
     """
     frames = probe(data, limits).frames
     if not 0 <= frame < frames:

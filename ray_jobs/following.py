@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 from fetal_core import storage
 from fetal_core.bundle import MODEL
+from fetal_core.conditional import Snapshot
 from fetal_core.errors import ConfigError, FetalError
 from fetal_core.registry import Registry
 from ray_jobs.served import ServedModel
 
 logger = logging.getLogger(__name__)
 
+_DEFAULT_ALIAS = "champion"
 _TRY_AGAIN_S = 30.0  # a version that was refused may have been mended
 
 
@@ -47,7 +49,7 @@ def find_model(model: str, registry: str) -> Found:
             f"{model}: neither a model bundle nor, without a registry at "
             f"{registry}, a registered model. Give a bundle's folder, or --registry."
         )
-    number, uri = Registry(registry).resolve(name, alias if at else "champion")
+    number, uri = Registry(registry).resolve(name, alias if at else _DEFAULT_ALIAS)
     return Found(name, number, uri)
 
 
@@ -61,7 +63,7 @@ def earlier_versions(model: str, registry: str) -> list[Found]:
     if storage.is_file(storage.join(model, MODEL)) or alias.isdecimal():
         return []
     known = Registry(registry)
-    previous = known.alias_state(name, alias if at else "champion").previous
+    previous = known.alias_state(name, alias if at else _DEFAULT_ALIAS).previous
     return [Found(name, *known.resolve(name, number)) for number in reversed(previous)]
 
 
@@ -86,6 +88,8 @@ class Follower:
         self._model, self._registry = model, registry
         self._load, self._use = load, use
         self._now: Found | None = None
+        self._found: Found | None = None
+        self._alias: Snapshot | None = None
         self._refused: Found | None = None
         self._try_again_s = 0.0
 
@@ -136,4 +140,18 @@ class Follower:
         self._refused, self._try_again_s = wanted, time.monotonic() + _TRY_AGAIN_S
 
     def _find(self) -> Found:
-        return find_model(self._model, self._registry)
+        """What the name stands for: one small request while its alias stands still.
+
+        Bundles and numbers of versions stand for the same for good.
+        """
+        name, at, alias = self._model.partition("@")
+        now = None
+        if (found := self._found) is not None:
+            if found.number is None or alias.isdecimal():
+                return found
+            alias = alias if at else _DEFAULT_ALIAS
+            now = Registry(self._registry).alias_file(name, alias, self._alias)
+            if now is not None and now == self._alias:
+                return found
+        self._found, self._alias = find_model(self._model, self._registry), now
+        return self._found

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
+from shlex import quote
 
 from pydantic import Field, PositiveInt
 
@@ -61,7 +62,7 @@ defaults
     retry-on conn-failure empty-response
 {error_files}
 frontend planes
-    bind {address}{tls}
+    bind {address}{family}{tls}
     default_backend replicas
 backend replicas
     balance leastconn
@@ -77,7 +78,7 @@ class FrontConfig(Config):
     """Where the endpoint listens.
 
     Attributes:
-        host: address of an interface; ``0.0.0.0`` for all.
+        host: address of an interface; ``0.0.0.0`` for all, ``::`` for all by IPv6 and IPv4.
         port: of TCP.
         certificate: PEM file with the certificate, its chain and its private key; None for HTTP.
         connections: open at a time; more wait in the system's queue.
@@ -89,10 +90,14 @@ class FrontConfig(Config):
     connections: PositiveInt = 1000
 
     @property
+    def address(self) -> str:
+        """The host as addresses with a port have it."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
     def url(self) -> str:
         """The endpoint's address."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http{'s' if self.certificate else ''}://{host}:{self.port}"
+        return f"http{'s' if self.certificate else ''}://{self.address}:{self.port}"
 
 
 def check(config: FrontConfig) -> None:
@@ -110,13 +115,20 @@ def check(config: FrontConfig) -> None:
                 "certificate, chain and private key."
             ) from None
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    both = _is_any(config.host) and socket.has_dualstack_ipv6()
     try:
-        socket.create_server((config.host, config.port), family=family).close()
+        address = config.host, config.port
+        socket.create_server(address, family=family, dualstack_ipv6=both).close()
     except OSError as error:
         raise ResourceError(
             f"{config.url}: the endpoint cannot listen there: {error.strerror}. "
             "Choose another --port or --host."
         ) from None
+
+
+def _is_any(host: str) -> bool:
+    """Whether it stands for all addresses of IPv6, which then includes those of IPv4."""
+    return ":" in host and host.strip(":0") == ""
 
 
 def free_port() -> int:
@@ -194,19 +206,21 @@ def front(
 def _configuration(
     config: FrontConfig, folder: Path, slots: int, body_s: float, answer_s: float
 ) -> str:
-    servers = (f"    server r{slot} unix@{socket_path(folder, slot)}" for slot in range(slots))
-    errors = (f"    errorfile {status} {file}" for status, file in _error_files(folder))
-    host = "*" if config.host in ("0.0.0.0", "::") else config.host
+    sockets = (quote(f"unix@{socket_path(folder, slot)}") for slot in range(slots))
+    servers = (f"    server r{slot} {address}" for slot, address in enumerate(sockets))
+    errors = (f"    errorfile {status} {quote(str(file))}" for status, file in _error_files(folder))
+    certificate = quote(config.certificate) if config.certificate else ""
     return _CONFIGURATION.format(
         connections=config.connections,
         buffer_bytes=REPLAYED_BYTES,
         drain_s=int(_DRAIN_S),
-        admin=folder / _ADMIN,
+        admin=quote(str(folder / _ADMIN)),
         body_s=int(body_s),
         client_s=int(body_s),
         server_s=int(body_s + answer_s) + 5,
-        address=f"{host}:{config.port}",
-        tls=f" ssl crt {config.certificate} alpn http/1.1" if config.certificate else "",
+        address=f"{config.address}:{config.port}",
+        family=" v4v6" if _is_any(config.host) else "",
+        tls=f" ssl crt {certificate} alpn http/1.1" if certificate else "",
         servers="\n".join(servers),
         error_files="\n".join(errors),
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
 from importlib.metadata import version
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,12 +14,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
 
 from fetal_core import storage
 from fetal_core.api_keys import KeyStore
 from ray_jobs import http_pages, open_inference, stream
+from ray_jobs.gone import unless_gone
 from ray_jobs.http_body import Intake, Upload
 from ray_jobs.http_gateway import Check, Gateway
 from ray_jobs.http_models import (
@@ -34,8 +33,6 @@ from ray_jobs.http_models import (
 from ray_jobs.http_settings import HttpSettings
 from ray_jobs.inference import FileAnswer, Inference
 from ray_jobs.problems import MEDIA_TYPE, ProblemError, from_status
-
-T = TypeVar("T")
 
 _QUOTE_INPUT = ("PIL", "openjpeg", "pydicom", "pylibjpeg", "python_multipart")
 """Libraries whose warnings quote what they read, such as a patient's name."""
@@ -121,7 +118,7 @@ def _images(inference: Inference, settings: HttpSettings) -> APIRouter:
         _ = inference.model
         inference.check_queue()
         async with intake.upload(request) as upload:
-            answers = await _unless_gone(request, _predict(inference, upload))
+            answers = await unless_gone(request, _predict(inference, upload))
         return _json(_answer(answers, time.perf_counter() - started_s))
 
     @routes.post("/explain", responses=_PNG, response_class=Response, openapi_extra=_BODY)
@@ -138,7 +135,7 @@ def _images(inference: Inference, settings: HttpSettings) -> APIRouter:
             if len(upload.files) > 1:
                 raise ProblemError(422, "malformed-request", "Send one file to be explained.")
             work = inference.explain(upload.files[0], plane, frame)
-            png = await _unless_gone(request, work)
+            png = await unless_gone(request, work)
         return Response(png, media_type="image/png")
 
     return routes
@@ -181,29 +178,6 @@ async def _predict(inference: Inference, upload: Upload) -> list[FileAnswer]:
     if upload.multipart:
         return await inference.predict_files(upload.files)
     return [await inference.predict(upload.files[0])]
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled when the client goes.
-
-    Raises:
-        ClientDisconnect: it has gone.
-    """
-    working = asyncio.create_task(work)
-    waiting = asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        working.cancel()
-        waiting.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _answer(answers: list[FileAnswer], total_s: float) -> dict[str, Any]:

@@ -37,6 +37,7 @@ _SECURITY_HEADERS = {
 _OPEN_PATHS = frozenset(
     {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
 )
+_AUTHORISE = "authorise"
 _CLIENT_GONE = 499  # nginx's number, for the log; nobody receives it
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
@@ -99,6 +100,7 @@ class Gateway:
             await _refuse(problem, request_id, scope, send)
             self._record(scope, request_id, problem.status, 0.0)
             return
+        scope["state"][_AUTHORISE] = self._authorise
         await self._app(scope, receive, send)
 
     async def _authorise(self, scope: Scope) -> None:
@@ -133,6 +135,16 @@ class Gateway:
                 "duration_ms": round(duration_s * 1000, 1),
             }
             logger.info("%s", json.dumps(line))
+
+
+async def authorise_again(scope: Scope) -> None:
+    """Check the key again with which a WebSocket was opened.
+
+    Raises:
+        ProblemError: 401, it is not valid any more; 503, keys cannot be checked.
+    """
+    if (authorise := scope.get("state", {}).get(_AUTHORISE)) is not None:
+        await authorise(scope)
 
 
 def _request_id(scope: Scope) -> str:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -19,6 +15,7 @@ from numpy.typing import NDArray
 from fetal_core.errors import ImageError
 from fetal_core.images import decode_frames
 from fetal_core.machine import cores
+from ray_jobs.admission import Admission
 from ray_jobs.batching import Batcher
 from ray_jobs.decoding import Chunk, overlay, prepare
 from ray_jobs.http_settings import HttpSettings
@@ -50,9 +47,6 @@ __all__ = [
 Grey = NDArray[np.uint8]
 T = TypeVar("T")
 
-_LONGEST_RETRY_S = 60
-_RATE_WINDOW_S = 30.0
-
 
 @dataclass(frozen=True)
 class FileAnswer:
@@ -73,10 +67,9 @@ class Inference:
 
     def __init__(self, settings: HttpSettings, model: ServedModel | None = None) -> None:
         self.settings = settings
-        self.pending = 0
+        self.queue = Admission(settings.queue_size)
         self.metrics = ServingMetrics(lambda: self.pending)
         self._model: ServedModel | None = None
-        self._finished_s: deque[float] = deque(maxlen=256)
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
         self._explainer = ThreadPoolExecutor(1, "explain")
         self._batcher = Batcher(
@@ -107,6 +100,11 @@ class Inference:
         return self._model is not None
 
     @property
+    def pending(self) -> int:
+        """Files that are admitted and not answered yet."""
+        return self.queue.pending
+
+    @property
     def waiting(self) -> int:
         """Decoded chunks of files that the engine has not begun, about."""
         return self._batcher.waiting
@@ -132,8 +130,7 @@ class Inference:
         Raises:
             QueueFullError: they would not.
         """
-        if self.pending + files > self.settings.queue_size:
-            raise QueueFullError(self._retry_after_s())
+        self.queue.check(files)
 
     async def predict(self, data: bytes) -> FileAnswer:
         """Answer for all frames of one file.
@@ -145,7 +142,7 @@ class Inference:
             TooSlowError: the answer is not there within ``timeout_s``.
         """
         model = self.model
-        with self._admitted(1):
+        with self.queue.admitted(1):
             return await self._in_time(self._file(data, model))
 
     async def predict_files(self, files: Sequence[bytes]) -> list[FileAnswer]:
@@ -155,21 +152,16 @@ class Inference:
             FileError: one of them is no image; otherwise as for :meth:`predict`.
         """
         model = self.model
-        with self._admitted(len(files)):
+        with self.queue.admitted(len(files)):
             return await self._in_time(self._files(files, model))
 
     async def predict_frame(self, image_HW: Grey) -> FrameAnswer:
         """Answer for one decoded grey image of any size; raises as :meth:`predict` does."""
         model = self.model
-        with self._admitted(1):
+        with self.queue.admitted(1):
             chunks = prepare(iter([image_HW]), model, 1)
             answer = await self._in_time(self._answer(chunks, model))
             return answer.frames[0]
-
-    async def in_decoder(self, work: Callable[..., T], *arguments: object) -> T:
-        """The result of ``work``, which runs in one of the decoding threads."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._decoders, partial(work, *arguments))
 
     async def logits(
         self, images_NHW: Grey, model: ServedModel | None = None
@@ -187,15 +179,37 @@ class Inference:
                 f"the tensor is {images_NHW.dtype} {list(images_NHW.shape)}",
                 f"Send uint8 of shape [N, {size_px}, {size_px}]",
             )
-        with self._admitted(1):
+        with self.queue.admitted(1):
             return await self._in_time(self._logits(images_NHW, model))
+
+    async def file_logits(
+        self, decode: Sequence[Callable[[], Grey]], model: ServedModel
+    ) -> NDArray[np.float32]:
+        """Scores of shape (N, K) of N files, admitted together before the first is decoded.
+
+        Args:
+            decode: gives for each file its image, preprocessed for ``model``; what it raises is
+                raised. Runs in a decoding thread, and not at all once the call is cancelled.
+            model: scores them.
+
+        Raises:
+            QueueFullError: too many files are waiting.
+            TooSlowError: the scores are not there within ``timeout_s``.
+        """
+
+        async def score() -> NDArray[np.float32]:
+            images = [await self._in_decoder(each) for each in decode]
+            return await self._logits(np.stack(images), model)
+
+        with self.queue.admitted(len(decode)):
+            return await self._in_time(score())
 
     async def explain(self, data: bytes, plane: str | None = None, frame: int = 0) -> bytes:
         """A frame under the heat map of a class (the most probable one if None), as PNG.
 
         Raises:
-            RequestError: no such class or frame, or the model cannot be explained; otherwise as
-                for :meth:`predict`.
+            RequestError: no such class or frame, or the model cannot be explained.
+            NotReadyError: also where its files have changed; otherwise as for :meth:`predict`.
         """
         model = self.model
         if plane is not None and plane not in model.info.classes:
@@ -204,29 +218,10 @@ class Inference:
             )
         index = None if plane is None else model.info.classes.index(plane)
         loop = asyncio.get_running_loop()
-        with self._admitted(1):
+        with self.queue.admitted(1):
             limits = self.settings.limits
             work = loop.run_in_executor(self._explainer, overlay, data, limits, model, index, frame)
             return await self._in_time(work)
-
-    @contextmanager
-    def _admitted(self, files: int) -> Iterator[None]:
-        self.check_queue(files)
-        self.pending += files
-        try:
-            yield
-            self._finished_s.extend([time.monotonic()] * files)
-        finally:
-            self.pending -= files
-
-    def _retry_after_s(self) -> int:
-        """Time to answer what waits, at the rate of the last half minute."""
-        now_s = time.monotonic()
-        recent = [at_s for at_s in self._finished_s if now_s - at_s <= _RATE_WINDOW_S]
-        if not recent:
-            return 1
-        wait_s = self.pending * (now_s - recent[0]) / len(recent)
-        return max(1, min(math.ceil(wait_s), _LONGEST_RETRY_S))
 
     async def _in_time(self, work: Awaitable[T]) -> T:
         try:
@@ -282,7 +277,10 @@ class Inference:
         return FileAnswer(model, tuple(frames), decode_s, queue_s, engine_s)
 
     async def _next(self, chunks: Iterator[Chunk]) -> Chunk:
-        return await self.in_decoder(next, chunks)
+        return await self._in_decoder(partial(next, chunks))
+
+    async def _in_decoder(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
     async def _logits(self, images_NHW: Grey, model: ServedModel) -> NDArray[np.float32]:
         step = self.settings.max_batch

@@ -21,6 +21,8 @@ from ray_jobs.http_settings import HttpSettings
 
 _START_S = 20.0
 _KEEP_ALIVE_S = 300  # longer than HAProxy keeps idle connections to replicas
+# Of a stream, before the client has to wait: each may be as large as a frame, and the newest wins.
+_WAITING_MESSAGES = 2
 
 
 class NoSlotError(RuntimeError):
@@ -61,6 +63,7 @@ class Listener:
             http="httptools",
             ws="websockets",
             ws_max_size=settings.stream.max_frame_bytes + 1,
+            ws_max_queue=_WAITING_MESSAGES,
             # Images are compressed already; a frame could inflate to a thousand times its size.
             ws_per_message_deflate=False,
             lifespan="off",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version as distribution_version
 from typing import Any
 
@@ -20,6 +20,7 @@ from fetal_core.errors import FetalError, ImageError
 from fetal_core.image_limits import ImageLimits
 from fetal_core.images import decode, probe
 from fetal_core.preprocess import PreprocessConfig, preprocess
+from ray_jobs.gone import unless_gone
 from ray_jobs.http_body import Intake
 from ray_jobs.http_settings import HttpSettings
 from ray_jobs.infer_request import (
@@ -33,7 +34,7 @@ from ray_jobs.infer_request import (
 from ray_jobs.inference import Inference
 from ray_jobs.problems import MEDIA_TYPE, ProblemError, problem_of
 from ray_jobs.served import ServedModel
-from ray_jobs.serving_errors import FileError, TooSlowError
+from ray_jobs.serving_errors import FileError
 from ray_jobs.tensors import ProtocolError
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -130,9 +131,11 @@ def router(inference: Inference, settings: HttpSettings) -> APIRouter:
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         model = _served(inference, name, version)
         size_px = model.info.preprocess.size_px
+        inference.check_queue()
         async with intake.body(request) as body:
             asked = parse_request(body, _json_bytes(request), size_px, settings.max_files)
-            logits_NK = await _scored(inference, settings, asked, model)
+            scoring = _scored(inference, settings.limits, asked, model)
+            logits_NK = await unless_gone(request, scoring)
         return _answer(model, logits_NK, asked)
 
     return routes
@@ -216,37 +219,29 @@ def _json_bytes(request: Request) -> int | None:
 
 
 async def _scored(
-    inference: Inference, settings: HttpSettings, asked: InferRequest, model: ServedModel
+    inference: Inference, limits: ImageLimits, asked: InferRequest, model: ServedModel
 ) -> NDArray[np.float32]:
-    try:
-        async with asyncio.timeout(settings.timeout_s):
-            images_NHW = asked.images_NHW
-            if images_NHW is None:
-                inference.check_queue()
-                images_NHW = await inference.in_decoder(
-                    _decoded, asked.files, settings.limits, model.info.preprocess
-                )
-            return await inference.logits(images_NHW, model)
-    except TimeoutError:
-        raise TooSlowError(f"There was no answer within {settings.timeout_s:g} s.") from None
+    if asked.images_NHW is not None:
+        return await inference.logits(asked.images_NHW, model)
+    config = model.info.preprocess
+    files = enumerate(asked.files)
+    decode = [partial(_decoded, index, data, limits, config) for index, data in files]
+    return await inference.file_logits(decode, model)
 
 
 def _decoded(
-    files: Sequence[bytes], limits: ImageLimits, config: PreprocessConfig
+    index: int, data: bytes, limits: ImageLimits, config: PreprocessConfig
 ) -> NDArray[np.uint8]:
-    """Preprocessed images of files with one frame each, uint8 (N, size_px, size_px)."""
-    images = []
-    for index, data in enumerate(files):
-        try:
-            if (frames := probe(data, limits).frames) > 1:
-                raise ProtocolError(
-                    f"Element {index} has {frames} frames and an answer has a row an element. "
-                    "Send its frames one by one, or the file to /v1/predict."
-                )
-            images.append(preprocess(decode(data, limits), config))
-        except ImageError as error:
-            raise FileError(index, error) from None
-    return np.stack(images)
+    """Preprocessed image of a file with one frame, uint8 (size_px, size_px)."""
+    try:
+        if (frames := probe(data, limits).frames) > 1:
+            raise ProtocolError(
+                f"Element {index} has {frames} frames and an answer has a row an element. "
+                "Send its frames one by one, or the file to /v1/predict."
+            )
+        return preprocess(decode(data, limits), config)
+    except ImageError as error:
+        raise FileError(index, error) from None
 
 
 def _answer(model: ServedModel, logits_NK: NDArray[np.float32], asked: InferRequest) -> Response:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import tyro
@@ -20,6 +21,7 @@ from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
 
 from fetal_core import storage
+from fetal_core.api_keys import KeyStore
 from fetal_core.bundle import MODEL
 from fetal_core.config import parse
 from fetal_core.errors import ConfigError
@@ -165,18 +167,14 @@ class ServeArgs:
     """A second model, named likewise: it gets a copy of the frames, and /metrics counts where it
     disagrees."""
     keys: str | None = None
-    """File of API keys (`fetal key create`); requests then need one."""
+    """File of API keys, made by `fetal key create`; requests then need one."""
     http: HttpSettings = field(default_factory=HttpSettings)
 
 
 def main(argv: Sequence[str]) -> None:
     """The command line of the endpoint."""
     args = parse_args(ServeArgs, argv, "fetal serve")
-    http = args.http
-    if args.keys is not None:
-        http = http.model_copy(
-            update={"require_key": True, "keys_uri": storage.absolute(args.keys)}
-        )
+    http = _with_keys(args.http, args.keys)
     if not http.require_key and not _is_loopback(args.host):
         raise ConfigError(
             f"--host {args.host}: reachable from other machines. Give --keys FILE "
@@ -214,6 +212,27 @@ def main(argv: Sequence[str]) -> None:
             signal.pause()
         say("stopped")
         end_within(_END_S, 0)
+
+
+def _with_keys(http: HttpSettings, keys: str | None) -> HttpSettings:
+    """The settings with a file of keys that can be used; as they are where none is named.
+
+    Raises:
+        FetalError: there is no such file, or it is damaged or unsafe: nobody would be let in.
+    """
+    if keys is not None:
+        http = http.model_copy(update={"require_key": True, "keys_uri": keys})
+    if not http.require_key or http.keys_uri is None:
+        return http
+    if not storage.is_file(http.keys_uri):
+        raise ConfigError(
+            f"--keys {http.keys_uri}: no such file. Check the path, or make it with the first key: "
+            f"fetal key create NAME --keys {http.keys_uri}"
+        )
+    store = KeyStore(http.keys_uri)
+    if not any(key.is_valid(datetime.now(UTC)) for key in store.list()):
+        say(f"warning: no key of {http.keys_uri} is valid; `fetal key create` adds one")
+    return http.model_copy(update={"keys_uri": store.uri})
 
 
 def _interrupted_once() -> None:

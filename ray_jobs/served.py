@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from fetal_core.bundle import Bundle, BundleInfo, read_info
 from fetal_core.calibrate import apply_temperature
-from fetal_core.engine import Engine, open_engine
-from fetal_core.errors import ModelError
+from fetal_core.engine import Engine, TorchEngine, open_engine
+from fetal_core.errors import FetalError, ModelError
 from fetal_core.machine import cores
 from ray_jobs.batching import Engines
+from ray_jobs.serving_errors import NotReadyError
 
 Decision = Literal["accept", "review", "reject"]
 
@@ -48,8 +49,23 @@ class ServedModel:
 
     @cached_property
     def bundle(self) -> Bundle:
-        """The torch model, loaded at first use: explanations need its gradients."""
-        return Bundle.load(self.uri)
+        """The torch model, whose gradients explain answers; loaded at first use unless it answers.
+
+        Raises:
+            NotReadyError: the files are not those any more that the engine was loaded from.
+        """
+        if isinstance(self.engine, TorchEngine):
+            return self.engine.bundle
+        try:
+            found = Bundle.load(self.uri)
+        except FetalError:
+            found = None
+        if found is None or found.info.hashes.get("weights") != self.info.hashes.get("weights"):
+            raise NotReadyError(
+                "The model's files have changed since the service loaded them, so its answers "
+                "cannot be explained. Start it again, or serve a registered version."
+            )
+        return found
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class TooSlowError(FetalError):
 
 
 class NotReadyError(FetalError):
-    """No model has been loaded yet."""
+    """There is no model yet, or none any more, that the answer could come from."""
 
 
 class RequestError(FetalError):

@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
+from fetal_core.api_keys import RELOAD_S
 from fetal_core.config import parse
 from fetal_core.errors import ConfigError, ImageError
 from fetal_core.images import probe
 from fetal_core.smoothing import SmoothingConfig
+from ray_jobs.http_gateway import authorise_again
 from ray_jobs.http_settings import HttpSettings, StreamSettings
 from ray_jobs.inference import FileAnswer, Inference
 from ray_jobs.problems import ProblemError, problem_of
@@ -46,7 +48,7 @@ _CONTROL_BYTES = 4096
 
 
 def router(inference: Inference, settings: HttpSettings) -> APIRouter:
-    """The route ``WS /v1/stream``; keys are checked before it, at the handshake."""
+    """The route ``WS /v1/stream``; keys are checked before it, at the handshake, and again."""
     routes = APIRouter()
     limits = settings.stream
     open_streams: set[_Stream] = set()
@@ -94,7 +96,7 @@ class _Newest:
 
 
 class _Stream:
-    """One connection: a task that receives, and one that answers the newest frame."""
+    """One connection: tasks that receive, answer the newest frame and look after the key."""
 
     def __init__(self, socket: WebSocket, inference: Inference, limits: StreamSettings) -> None:
         self._socket = socket
@@ -112,6 +114,7 @@ class _Stream:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._receive())
                 group.create_task(self._answer())
+                group.create_task(self._watch_key())
         except* WebSocketDisconnect:
             pass
         except* ClosingError as closings:
@@ -174,6 +177,15 @@ class _Stream:
                 continue
             shown = follow(shown, frame, answer)
             await self._send(result(frame.number, dropped, answer, shown))
+
+    async def _watch_key(self) -> None:
+        """End the stream when its key is revoked or expires."""
+        while True:
+            await asyncio.sleep(RELOAD_S)
+            try:
+                await authorise_again(self._socket.scope)
+            except ProblemError as problem:
+                raise ClosingError(POLICY, problem) from None
 
     async def _predict(self, data: bytes) -> FileAnswer:
         info = await asyncio.to_thread(probe, data, self._inference.settings.limits)

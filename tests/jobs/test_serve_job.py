@@ -183,6 +183,7 @@ def test_the_command_serves_and_stops(
         (("--replicas", "0"), "replicas"),
         (("--replicas", "500"), "--replicas 500: needs CPU 500"),
         (("--port", "99999"), "port"),
+        (("--keys", "typo.json"), "--keys typo.json: no such file"),
         (("--tls", "nothing.pem"), "nothing.pem: cannot be read"),
     ],
 )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive
 
 from builders import CLASSES, SIZE_PX, toy_bundle
 from data_samples import texture
@@ -146,6 +146,19 @@ def scope_of(path: str, headers: dict[str, str] | None = None, **more: Any) -> d
         "client": ("127.0.0.1", 1),
         "server": ("service", 80),
     } | more
+
+
+def leaving(body: bytes, gone: asyncio.Event) -> Receive:
+    """What ASGI receives of a client that sends ``body`` and is gone from an event on."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    return receive
 
 
 def assert_problem(response: httpx.Response, status: int, kind: str) -> dict[str, Any]:

@@ -40,6 +40,18 @@ def changed_meanwhile(uri: str, data: bytes | None) -> bytes:
     return data or b""
 
 
+def test_a_known_state_is_found_unchanged_changed_or_gone(uri: str) -> None:
+    conditional.write(uri, b"1", None)
+    first = conditional.read(uri)
+    assert conditional.read(uri, first) == first
+    conditional.write(uri, b"2", first)
+    second = conditional.read(uri, first)
+    assert second is not None
+    assert second.data == b"2"
+    storage.remove(uri)
+    assert conditional.read(uri, second) is None
+
+
 def test_a_file_that_is_not_there(uri: str) -> None:
     assert conditional.read(uri) is None
     seen: list[bytes | None] = []

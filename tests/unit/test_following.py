@@ -12,6 +12,7 @@ from fetal_core.errors import ModelError
 from fetal_core.registry import Registry
 from ray_jobs.following import Follower, Found
 from registry_samples import NAME, filled
+from s3_servers import s3_server
 
 # What loading a version raises: the project's own error, and one of an engine.
 FAULTS = [ModelError("damaged"), RuntimeError("Check 'false' failed at core.cpp")]
@@ -28,11 +29,17 @@ def registry(tmp_path: Path) -> Registry:
 class Loading:
     """Loads any version but some; a stand-in for a served model is its number."""
 
-    def __init__(self, registry: Registry, *broken: int, fault: Exception = FAULTS[0]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        *broken: int,
+        fault: Exception = FAULTS[0],
+        model: str = f"{NAME}@champion",
+    ) -> None:
         self.broken, self.fault = set(broken), fault
         self.used: list[int | None] = []
         load: Any = self.load
-        self.follower = Follower(f"{NAME}@champion", registry.uri, load, lambda _: None)
+        self.follower = Follower(model, registry.uri, load, lambda _: None)
 
     def load(self, found: Found) -> Found:
         self.used.append(found.number)
@@ -75,3 +82,53 @@ def test_where_no_version_can_be_used_the_promoted_one_says_why(registry: Regist
     with pytest.raises(ModelError, match="damaged"):
         loading.follower.first()
     assert loading.used == [2, 1]
+
+
+@pytest.mark.parametrize("model", [NAME, f"{NAME}@champion"])
+def test_a_look_at_an_alias_that_stands_still_is_one_small_request(
+    tmp_path: Path, model: str
+) -> None:
+    with s3_server() as server:
+        registry = filled(server.uri, tmp_path, versions=2)
+        registry.promote(NAME, 1, "champion")
+        loading = Loading(registry, model=model)
+        assert loading.follower.first().version == "1"
+        asyncio.run(loading.follower.look())
+        requests: list[tuple[str, str]] = []
+        server.before = lambda environ: requests.append(
+            (environ["REQUEST_METHOD"], environ.get("HTTP_IF_NONE_MATCH", ""))
+        )
+        for _ in range(3):
+            asyncio.run(loading.follower.look())
+        assert [method for method, _ in requests] == ["GET"] * 3
+        assert all(etag for _, etag in requests)
+        registry.promote(NAME, 2, "champion")
+        asyncio.run(loading.follower.look())
+    assert loading.used == [1, 2]
+
+
+def test_a_number_of_a_version_is_not_looked_up_again(tmp_path: Path) -> None:
+    with s3_server() as server:
+        loading = Loading(filled(server.uri, tmp_path, versions=1), model=f"{NAME}@1")
+        assert loading.follower.first().version == "1"
+        requests: list[str] = []
+        server.before = lambda environ: requests.append(environ["REQUEST_METHOD"])
+        asyncio.run(loading.follower.look())
+    assert (loading.used, requests) == ([1], [])
+
+
+def test_an_alias_that_is_gone_is_told_and_found_again(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    loading = Loading(registry)
+    loading.follower.first()
+    file = Path(registry.uri) / "models" / NAME / "aliases" / "champion.json"
+    for _ in range(2):
+        asyncio.run(loading.follower.look())
+    kept = file.rename(file.with_name("kept"))
+    asyncio.run(loading.follower.look())
+    assert "no alias 'champion'" in caplog.text
+    kept.rename(file)
+    registry.promote(NAME, 2, "champion")
+    asyncio.run(loading.follower.look())
+    assert loading.used == [1, 2]

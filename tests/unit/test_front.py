@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ray_jobs.cluster import ResourceError
-from ray_jobs.front import REPLAYED_BYTES, FrontConfig, free_port, front, haproxy
+from ray_jobs.front import REPLAYED_BYTES, FrontConfig, check, free_port, front, haproxy
 
 PROGRAM = haproxy()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="HAProxy is not installed")
@@ -51,10 +51,16 @@ def replica(folder: Path, slots: int) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def standing(
-    folder: Path, slots: int, body_s: float = 10, certificate: Path | None = None
+    folder: Path,
+    slots: int,
+    body_s: float = 10,
+    certificate: Path | None = None,
+    host: str = "127.0.0.1",
 ) -> Iterator[FrontConfig]:
     config = FrontConfig(
-        port=free_port(), certificate=str(certificate) if certificate is not None else None
+        host=host,
+        port=free_port(),
+        certificate=str(certificate) if certificate is not None else None,
     )
     assert PROGRAM is not None
     with front(PROGRAM, config, folder, slots, body_s, answer_s=10):
@@ -86,8 +92,8 @@ def answer_or_none(config: FrontConfig) -> int | None:
         return None
 
 
-def ask(config: FrontConfig, body: bytes = b"x") -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(config.host, config.port, timeout=30)
+def ask(config: FrontConfig, body: bytes = b"x", host: str | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(host or config.host, config.port, timeout=30)
     try:
         connection.request("POST", "/", body)
         answer = connection.getresponse()
@@ -202,16 +208,23 @@ def certificate(folder: Path) -> Path:
     return path
 
 
+def ask_by_tls(config: FrontConfig, trusted: Path) -> bytes:
+    """The answer to a body of three bytes."""
+    trusting = ssl.create_default_context(cafile=str(trusted))
+    trusting.check_hostname = False
+    connection = http.client.HTTPSConnection(config.host, config.port, context=trusting)
+    try:
+        connection.request("POST", "/", b"abc")
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
 def test_tls_from_version_1_2_on(tmp_path: Path) -> None:
     pem = certificate(tmp_path)
     with replica(tmp_path, 1), standing(tmp_path, 1, certificate=pem) as config:
         assert config.url.startswith("https://")
-        trusting = ssl.create_default_context(cafile=str(pem))
-        trusting.check_hostname = False
-        connection = http.client.HTTPSConnection(config.host, config.port, context=trusting)
-        connection.request("POST", "/", b"abc")
-        assert connection.getresponse().read().endswith(b" 3")
-        connection.close()
+        assert ask_by_tls(config, pem).endswith(b" 3")
         old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
         with pytest.warns(DeprecationWarning, match="TLSv1_1"):
@@ -222,6 +235,52 @@ def test_tls_from_version_1_2_on(tmp_path: Path) -> None:
             pytest.raises(ssl.SSLError),
         ):
             old.wrap_socket(plain)
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("127.0.0.1", {"127.0.0.1"}),
+        ("0.0.0.0", {"127.0.0.1"}),
+        ("::1", {"::1"}),
+        ("::", {"127.0.0.1", "::1"}),
+    ],
+)
+def test_it_listens_where_it_is_asked_to(tmp_path: Path, host: str, reached: set[str]) -> None:
+    if ":" in host and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    found = set()
+    with replica(tmp_path, 1), standing(tmp_path, 1, host=host) as config:
+        for address in ("127.0.0.1", "::1"):
+            with suppress(OSError):
+                assert ask(config, host=address)[0] == 200
+                found.add(address)
+    assert found == reached
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_port_that_one_family_has_taken_is_told_at_once() -> None:
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        config = FrontConfig(host="::", port=taken.getsockname()[1])
+        with pytest.raises(ResourceError, match="cannot listen there"):
+            check(config)
+
+
+def test_paths_may_hold_spaces_and_quotes(tmp_path: Path) -> None:
+    folder = tmp_path / 'it\'s "my" place #1'
+    folder.mkdir()
+    pem = certificate(folder)
+    with replica(folder, 1), standing(folder, 1, certificate=pem) as config:
+        assert ask_by_tls(config, pem).endswith(b" 3")
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.openapi.models import OpenAPI
 
-from builders import CLASSES
+from builders import CLASSES, toy_bundle
 from data_samples import encode, texture
 from fetal_core.bundle import Bundle
 from fetal_core.images import decode
@@ -27,6 +30,7 @@ from serving_samples import (
     cine,
     client,
     constant_model,
+    leaving,
     scope_of,
     serving,
     tiff,
@@ -145,18 +149,10 @@ def test_a_client_that_goes_takes_its_work_along() -> None:
 
     async def ask(app: FastAPI, inference: Inference) -> None:
         gone = asyncio.Event()
-        messages = [{"type": "http.request", "body": IMAGE, "more_body": False}]
-
-        async def receive() -> Any:
-            if messages:
-                return messages.pop()
-            await gone.wait()
-            return {"type": "http.disconnect"}
-
         async with client(app) as session:
             first = asyncio.create_task(session.post("/v1/predict", content=IMAGE))
             assert await asyncio.to_thread(engine.started.wait, 10)
-            second = asyncio.create_task(app(scope_of("/v1/predict"), receive, send))
+            second = asyncio.create_task(app(scope_of("/v1/predict"), leaving(IMAGE, gone), send))
             while not inference.waiting:
                 await asyncio.sleep(0.01)
             gone.set()
@@ -220,6 +216,36 @@ def test_explanations(tmp_path: Path) -> None:
         two = [("file", IMAGE), ("file", IMAGE)]
         assert_problem(asked(app, "POST", "/v1/explain", files=two), 422, "malformed-request")
         assert_problem(asked(app, "POST", "/v1/explain", content=b"x"), 400, "not-an-image")
+
+
+def replace_files(folder: Path) -> None:
+    """As training into the same folder again does."""
+    bundle = toy_bundle()
+    bundle.model.head.weight.data.neg_()
+    bundle.save(str(folder))
+
+
+def test_explanations_are_of_the_weights_that_answer(tmp_path: Path) -> None:
+    untouched, replaced = torch_model(tmp_path / "a"), torch_model(tmp_path / "b")
+    replace_files(tmp_path / "b")
+    found = []
+    for model in (untouched, replaced):
+        with serving(model) as (app, _):
+            found.append(asked(app, "POST", "/v1/explain?class=femur", content=IMAGE).content)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("change", [replace_files, shutil.rmtree])
+def test_explanations_by_other_weights_than_the_engines_are_refused(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    model = replace(torch_model(tmp_path), engine=ConstantEngine())
+    change(tmp_path)
+    with serving(model) as (app, _):
+        refused = asked(app, "POST", "/v1/explain", content=IMAGE)
+        assert asked(app, "POST", "/v1/predict", content=IMAGE).status_code == 200
+    assert "have changed" in assert_problem(refused, 503, "not-ready")["detail"]
+    assert str(tmp_path) not in refused.text
 
 
 def test_the_card_of_the_model(tmp_path: Path) -> None:

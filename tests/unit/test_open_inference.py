@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import struct
+import threading
 from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
 from builders import CLASSES, SIZE_PX
+from fetal_core.image_limits import ImageLimits
 from fetal_core.images import decode
 from fetal_core.preprocess import preprocess
 from infer_samples import (
     BUNDLE,
     FILES,
     IMAGES_NHW,
+    INFER,
     PREDICTOR,
-    SETTINGS,
+    element,
+    files,
     infer_client,
     post,
     tensor,
@@ -29,6 +37,9 @@ from infer_samples import (
 from live_server import serving, toy_model
 from ray_jobs.inference import Inference
 from ray_jobs.open_inference import HEADER_LENGTH
+from serving_samples import client as asgi_client
+from serving_samples import leaving, scope_of
+from serving_samples import serving as application
 
 
 @pytest.fixture(scope="module")
@@ -165,18 +176,81 @@ def test_binary_and_json_outputs_may_be_mixed(http: TestClient) -> None:
     np.testing.assert_allclose(values[:4], PREDICTOR.logits(black_1HW)[0], atol=1e-5)
 
 
-def test_full_queue_and_missing_model_have_their_status() -> None:
-    with infer_client(None) as (inference, http):
+def test_missing_model_has_its_status() -> None:
+    with infer_client(None) as (_, http):
         assert http.get("/v2/health/live").json() == {"live": True}
         assert http.get("/v2/health/ready").status_code == 503
         missing = post(http, {"inputs": [tensor()]})
-        inference.swap(toy_model(BUNDLE))
-        inference.pending = SETTINGS.queue_size
-        full = post(http, {"inputs": [tensor()]})
-        inference.pending = 0
     assert (missing.status_code, list(missing.json())) == (503, ["error"])
-    assert (full.status_code, list(full.json())) == (429, ["error"])
-    assert int(full.headers["retry-after"]) >= 1
+
+
+class HeldDecoder:
+    """Decodes when it may, and counts the files."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.files = 0
+        self.started = threading.Event()
+        self.go = threading.Event()
+        monkeypatch.setattr("ray_jobs.open_inference.decode", self._decode)
+
+    def _decode(self, data: bytes, limits: ImageLimits) -> np.ndarray:
+        self.files += 1
+        self.started.set()
+        assert self.go.wait(30)
+        return decode(data, limits)
+
+
+def files_body(count: int) -> tuple[bytes, dict[str, str]]:
+    """A request with some files, and its header."""
+    rest = b"".join(map(element, FILES[:count]))
+    request = json.dumps({"inputs": [files([count], len(rest))]}).encode()
+    return request + rest, {HEADER_LENGTH: str(len(request))}
+
+
+def test_files_are_counted_in_the_queue_while_they_are_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder = HeldDecoder(monkeypatch)
+
+    async def ask(app: FastAPI) -> tuple[httpx.Response, httpx.Response]:
+        async with asgi_client(app) as session:
+            body, headers = files_body(3)
+            first = asyncio.create_task(session.post(INFER, content=body, headers=headers))
+            assert await asyncio.to_thread(decoder.started.wait, 10)
+            body, headers = files_body(2)
+            refused = await session.post(INFER, content=body, headers=headers)
+            decoder.go.set()
+            return await first, refused
+
+    with application(toy_model(BUNDLE), max_files=4, queue_size=4) as (app, inference):
+        answered, refused = asyncio.run(ask(app))
+        assert inference.pending == 0
+    assert answered.status_code == 200
+    assert (refused.status_code, list(refused.json())) == (429, ["error"])
+    assert int(refused.headers["retry-after"]) >= 1
+    assert decoder.files == 3
+
+
+def test_a_client_that_goes_leaves_its_files_undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, sent = HeldDecoder(monkeypatch), list[Any]()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def ask(app: FastAPI, inference: Inference) -> None:
+        gone = asyncio.Event()
+        body, headers = files_body(3)
+        asking = asyncio.create_task(app(scope_of(INFER, headers), leaving(body, gone), send))
+        assert await asyncio.to_thread(decoder.started.wait, 10)
+        gone.set()
+        await asyncio.wait_for(asking, 10)
+        assert inference.pending == 0
+        decoder.go.set()
+
+    with application(toy_model(BUNDLE), decode_threads=1) as (app, inference):
+        asyncio.run(ask(app, inference))
+    assert sent == []
+    assert decoder.files == 1
 
 
 class ReplacedEngine:

@@ -1,4 +1,4 @@
-"""`fetal register`, `promote`, `rollback` and `key`: what they say and how they end."""
+"""Commands of the registry and of keys, and `serve --keys`: what they say and how they end."""
 
 from __future__ import annotations
 
@@ -116,3 +116,34 @@ def test_key_without_keys_says_how_to_create_one(capsys: pytest.CaptureFixture[s
     code, said, _ = run(capsys, "key", "list", "--keys", "other.json")
     assert (code, said) == (0, "other.json: no keys; `fetal key create LABEL` creates one\n")
     assert run(capsys, "key", "--help")[1].startswith("usage: fetal key create LABEL")
+
+
+@pytest.mark.parametrize(
+    "flags", [("--keys", "keys.jsn"), ("--http.require-key", "--http.keys-uri", "keys.jsn")]
+)
+def test_an_endpoint_whose_keys_are_not_there_does_not_start(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]
+) -> None:
+    run(capsys, "key", "create", "ward-3")
+    code, _, said = run(capsys, "serve", "no-model", *flags)
+    assert code == 2
+    assert "keys.jsn: no such file" in said
+    assert "fetal key create NAME --keys keys.jsn" in said
+
+
+def test_an_endpoint_whose_keys_are_damaged_does_not_start(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "keys.json").write_text("{")
+    code, _, said = run(capsys, "serve", "no-model", "--keys", "keys.json")
+    assert code == 2
+    assert "keys.json: not a file of keys" in said
+
+
+def test_an_endpoint_that_lets_nobody_in_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    key_id = run(capsys, "key", "create", "ward-3")[1].split("_")[1]
+    quiet = run(capsys, "serve", "no-model", "--keys", "keys.json")[1]
+    run(capsys, "key", "revoke", key_id)
+    warned = run(capsys, "serve", "no-model", "--keys", "keys.json")[1]
+    assert quiet == ""
+    assert warned == "warning: no key of keys.json is valid; `fetal key create` adds one\n"

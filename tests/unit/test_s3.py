@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import random
@@ -96,6 +97,19 @@ def test_pyarrow_reads_and_writes_through_the_same_client(root: str, tmp_path: P
     assert storage.list_files(f"{root}/copied") == [f"{root}/copied/deep/file"]
     pafs.copy_files(f"{prefix}/deep", str(tmp_path / "to"), fs, pafs.LocalFileSystem())
     assert (tmp_path / "to/file").read_bytes() == LARGE
+
+
+def test_a_stream_that_an_exception_left_open_becomes_no_object(root: str) -> None:
+    fs, path = filesystem(f"{root}/a.bin")
+
+    def write_half() -> None:
+        fs.open_output_stream(path).write(b"half")
+        raise RuntimeError("the other half is lost")
+
+    with pytest.raises(RuntimeError, match="other half"):
+        write_half()
+    gc.collect()
+    assert not storage.exists(f"{root}/a.bin")
 
 
 def test_a_link_works_without_credentials_until_it_expires(root: str) -> None:

@@ -156,9 +156,8 @@ def test_frame_that_shows_nothing_leaves_the_pooled_answer_as_it_is() -> None:
 def test_full_queue_does_not_end_the_stream() -> None:
     async def test(served: Served) -> list[dict[str, Any]]:
         async with connect(served.uri) as socket:
-            served.inference.pending = served.inference.settings.queue_size
-            found = [await ask(socket, FRAMES[0])]
-            served.inference.pending = 0
+            with served.inference.queue.admitted(served.inference.settings.queue_size):
+                found = [await ask(socket, FRAMES[0])]
             return [*found, await ask(socket, FRAMES[0])]
 
     full, answered = run(test)

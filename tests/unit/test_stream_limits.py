@@ -241,6 +241,27 @@ def test_key_is_checked_at_the_handshake(tmp_path: Path) -> None:
     assert run(test, http=http, make_app=create_app) == ["pong", "pong", 401, "pong", 401]
 
 
+def test_open_stream_ends_when_its_key_is_revoked(tmp_path: Path) -> None:
+    store = KeyStore(str(tmp_path / "keys.json"))
+    (revoked_id, revoked), (_, kept) = store.create("leaked"), store.create("kept")
+    http = HttpSettings(require_key=True, keys_uri=store.uri)
+
+    async def test(served: Served) -> tuple[tuple[int | None, list[dict[str, Any]]], str]:
+        async with (
+            connect(served.uri, additional_headers={"X-API-Key": revoked}) as leaking,
+            connect(served.uri, additional_headers={"X-API-Key": kept}) as other,
+        ):
+            assert (await ask(leaking, FRAMES[0]))["type"] == "result"
+            store.revoke(revoked_id)
+            ended = await closed(leaking)
+            return ended, (await ask(other, FRAMES[1]))["type"]
+
+    (code, messages), other = run(test, http=http, make_app=create_app)
+    assert code == 1008
+    assert [one["problem"]["status"] for one in messages] == [401]
+    assert other == "result"
+
+
 messages = st.one_of(
     st.binary(max_size=300),
     st.text(max_size=300),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -61,6 +62,12 @@ def arguments(command: str, **variables: str) -> list[str]:
 
 def test_every_command_either_runs_as_a_job_or_has_no_business_there() -> None:
     assert {name for name in STAGES if " " not in name} | HERE_ONLY == set(COMMANDS)
+
+
+def test_the_document_lists_the_stages_that_run_as_jobs() -> None:
+    text = (ROOT / "docs/jobs.md").read_text(encoding="utf-8")
+    listed = text.partition("These stages run as jobs:")[2].partition(". ")[0]
+    assert set(re.findall("`([a-z ]+)`", listed)) == set(STAGES)
 
 
 @pytest.mark.parametrize("name", STAGES)
