@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -24,6 +26,7 @@ from fetal_core.model import trainable_parameters
 from fetal_core.optim import make_optimizer, make_schedule, scale_lr
 from fetal_core.run_context import RunContext
 from fetal_core.steps import StepEngine
+from fetal_core.totals import EpochPart, Totals
 from fetal_core.training_data import TrainingData
 
 logger = logging.getLogger(__name__)
@@ -37,13 +40,21 @@ def batch_plan(config: FitConfig, data: TrainingData, context: RunContext) -> Ba
 
 
 class FineTuning:
-    """State of a run that trains all weights."""
+    """State of a run that trains all weights.
+
+    Attributes:
+        progress: how far it has come, in epochs.
+        part: the running epoch.
+        stopped: whether it was asked to end after a checkpoint, and did.
+    """
 
     def __init__(self, config: FitConfig, data: TrainingData, engine: StepEngine) -> None:
         train = config.train
         self.config, self.data, self.engine = config, data, engine
         self.model, self.context = engine.model, engine.context
         self.progress = Progress()
+        self.part = self._no_part()
+        self.stopped = False
         self.plan = batch_plan(config, data, self.context)
         reference = config.optim.reference_batch or train.batch_size
         lr_scale = scale_lr(1.0, config.optim.name, train.batch_size, reference)
@@ -66,6 +77,7 @@ class FineTuning:
         return {
             "epochs": self.config.train.epochs,
             "epochs_done": self.progress.epochs_done,
+            "steps_done": self.part.steps,
             "steps": self.plan.steps,
             "history": self.progress.history,
             "precision": self.engine.precision,
@@ -74,12 +86,14 @@ class FineTuning:
         }
 
     def epoch(self) -> None:
-        """Train one epoch, validate, checkpoint."""
-        epoch, started = self.progress.epochs_done, time.monotonic()
-        trained = self.engine.train_epoch(
-            self.config, self.data.train, self.plan, epoch, self.optimizer, self.schedule, self.ema
-        )
-        train_s = time.monotonic() - started
+        """Train one epoch, or what is left of it, validate, checkpoint."""
+        epoch, before_s = self.progress.epochs_done, self.part.train_s
+        started = time.monotonic() - before_s
+        self._train(started)
+        if self.stopped:
+            return
+        trained = self.part.totals.reduced(self.context)
+        train_s = self.part.train_s
         self._average_buffers()
         if self.ema is None:
             validated = self.engine.evaluate(self.data.val)
@@ -99,6 +113,41 @@ class FineTuning:
         record |= {"images_per_s": len(self.data.train) / train_s, "workers": self.plan.world_size}
         self._advance(record)
 
+    def _train(self, started: float) -> None:
+        """All steps that are left of the epoch, unless the run is asked to stop."""
+        config, part = self.config, self.part
+        every = config.train.checkpoint_steps
+        steps = self.engine.train_epoch(
+            config,
+            self.data.train,
+            self.plan,
+            self.progress.epochs_done,
+            self.optimizer,
+            self.schedule,
+            self.ema,
+            part,
+        )
+        for _ in steps:
+            part.train_s = time.monotonic() - started
+            request = self.context.asked()
+            # The end of the epoch has a checkpoint of its own.
+            due = every and part.steps % every == 0 and part.steps < self.plan.steps
+            if due or request is not None:
+                self._keep()
+            if request == "stop":
+                self.stopped = True
+                return
+
+    def _keep(self) -> None:
+        """Checkpoint inside an epoch."""
+        started = time.monotonic()
+        # Averages of averages: the end of the epoch does not see that they were taken here too.
+        self._average_buffers()
+        part = self.part.state_dict(self.context) | {"plan": self._cut}
+        where = {"epoch": self.progress.epochs_done + 1, "step": self.part.steps}
+        self.context.keep(**where, save=partial(self.save, part=part))
+        self.context.emit({"kind": "kept", **where, "seconds": time.monotonic() - started})
+
     def _advance(self, record: dict[str, float]) -> None:
         score, progress = self.config.train.score(record), self.progress
         progress.epochs_done += 1
@@ -106,16 +155,18 @@ class FineTuning:
         if record["is_best"]:
             progress.best_score, progress.best_epoch = score, progress.epochs_done
         progress.history.append(record)
+        self.part = self._no_part()
         self.context.emit({"kind": "epoch", **record})
         self.context.report(record, self.save)
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint."""
+    def save(self, folder: Path, part: dict[str, Any] | None = None) -> None:
+        """Write a checkpoint; ``part`` is the state of a running epoch."""
         state: dict[str, object] = {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.engine.scaler.state_dict(),
             "progress": vars(self.progress),
+            "part": part,
         }
         if self.ema is None:
             save_weights(folder, self.model.state_dict())
@@ -137,7 +188,18 @@ class FineTuning:
         self.schedule.load_state_dict(state["schedule"])
         self.engine.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
+        part = state.get("part")
+        if part is not None and part["plan"] == self._cut:
+            self.part.load_state_dict(part, self.context.rank)
         logger.info("resumed after epoch %d", self.progress.epochs_done)
+
+    @property
+    def _cut(self) -> list[int]:
+        """What decides which images the batches of an epoch hold."""
+        return [self.plan.rows, self.plan.batch_size, self.plan.seed]
+
+    def _no_part(self) -> EpochPart:
+        return EpochPart(Totals.zero(self.engine.classes, self.context.device))
 
     def _average_buffers(self) -> None:
         """Give all ranks the mean of their batch-norm statistics, averaged weights' included."""

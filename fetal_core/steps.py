@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -21,50 +20,7 @@ from fetal_core.model import PlaneClassifier
 from fetal_core.optim import Schedule
 from fetal_core.rows import RowStore
 from fetal_core.run_context import RunContext
-
-
-@dataclass
-class Totals:
-    """Sums and counts of an epoch; divided once, after they have been added over the ranks."""
-
-    loss_sum: Tensor
-    confusion_KK: Tensor
-
-    @classmethod
-    def zero(cls, classes: int, device: torch.device) -> Totals:
-        """Nothing counted yet."""
-        return cls(
-            torch.zeros((), dtype=torch.float64, device=device),
-            torch.zeros((classes, classes), dtype=torch.float64, device=device),
-        )
-
-    def add(self, losses_N: Tensor, logits_NK: Tensor, labels_N: Tensor) -> None:
-        """Count some rows."""
-        self.loss_sum += losses_N.detach().double().sum()
-        classes = self.confusion_KK.shape[0]
-        cells_N = labels_N * classes + logits_NK.detach().argmax(1)
-        counts = torch.bincount(cells_N, minlength=classes * classes)
-        self.confusion_KK += counts.view(classes, classes)
-
-    def reduced(self, context: RunContext) -> Totals:
-        """The totals over all ranks."""
-        return Totals(context.all_sum(self.loss_sum), context.all_sum(self.confusion_KK))
-
-    @property
-    def loss(self) -> float:
-        """Mean loss a row."""
-        return float(self.loss_sum / self.confusion_KK.sum())
-
-    def as_dict(self) -> dict[str, float]:
-        """Mean loss, accuracy and macro-F1 over the classes that occur."""
-        hits_K = self.confusion_KK.diag()
-        true_K, predicted_K = self.confusion_KK.sum(1), self.confusion_KK.sum(0)
-        f1_K = 2 * hits_K / (true_K + predicted_K).clamp(min=1)
-        return {
-            "loss": self.loss,
-            "accuracy": float(hits_K.sum() / true_K.sum()),
-            "macro_f1": float(f1_K[true_K > 0].mean()),
-        }
+from fetal_core.totals import EpochPart, Totals
 
 
 def resolve_precision(wanted: Precision, device: torch.device) -> Precision:
@@ -119,27 +75,28 @@ class StepEngine:
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         ema: Ema | None,
-    ) -> Totals:
-        """One pass over the training part.
+        part: EpochPart,
+    ) -> Iterator[None]:
+        """One pass over the training part, from where ``part`` ends; yields after every step.
 
         Raises:
             NonFiniteLossError: before the step that the loss would have spoiled.
         """
         self.model.train()
-        totals = Totals.zero(self.classes, self.context.device)
-        for batch in plan.epoch(epoch, self.context.rank):
+        for batch in plan.epoch(epoch, self.context.rank, part.steps):
             optimizer.zero_grad(set_to_none=True)
-            before = totals.loss_sum.clone()
-            self._accumulate(config, store, batch, epoch, totals)
+            before = part.totals.loss_sum.clone()
+            self._accumulate(config, store, batch, epoch, part.totals)
             self._step(config, optimizer)
             schedule.step_batch()
             if ema is not None:
                 ema.update(self.model)
-            loss = float(totals.loss_sum - before) / sum(len(rows) for _, rows in batch.micro)
+            part.steps += 1
+            loss = float(part.totals.loss_sum - before) / sum(len(rows) for _, rows in batch.micro)
             self.context.emit(
                 {"kind": "step", "epoch": epoch + 1, "step": batch.step + 1, "loss": loss}
             )
-        return totals.reduced(self.context)
+            yield
 
     def _accumulate(
         self, config: FitConfig, store: RowStore, batch: Batch, epoch: int, totals: Totals

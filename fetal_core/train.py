@@ -27,8 +27,9 @@ from fetal_core.training_data import TrainingData
 def fit(config: FitConfig, data: TrainingData, context: RunContext) -> Progress:
     """Train a classifier; weights and state reach the caller as checkpoints of ``context``.
 
-    A run that finds a checkpoint continues it. Randomness is a function of (seed, epoch, step,
-    row), so a resumed run gives the numbers of an uninterrupted one.
+    A run that finds a checkpoint continues it, also inside an epoch. Randomness is a function of
+    (seed, epoch, step, row), so a resumed run gives the numbers of an uninterrupted one. One that
+    ``context`` asks to stop ends after a checkpoint, with the epochs done by then.
 
     Raises:
         ConfigError: the data cannot be trained on as configured.
@@ -50,6 +51,9 @@ def fit(config: FitConfig, data: TrainingData, context: RunContext) -> Progress:
     context.emit({"kind": "start", **run.describe()})
     while not run.finished:
         run.epoch()
+        if run.stopped:
+            context.emit({"kind": "stopped", **run.describe()})
+            break
     return run.progress
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.v2._internal.constants import HEALTH_CHECK_INTERVAL_S_ENV_VAR
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from fetal_core.arrow_files import filesystem
@@ -26,9 +28,13 @@ from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.events import listening
 from ray_jobs.failures import FailureCallback, training_failure
 from ray_jobs.ray_context import RayContext, StoredRayContext
+from ray_jobs.signals import asking_first
 from ray_jobs.workspace import CHECKPOINTS
 
 OnEvent = Callable[[Event], None]
+
+# How often Ray takes note of what workers report; by itself it looks every two seconds.
+_POLL_S = "0.5"
 
 
 @dataclass(frozen=True)
@@ -86,31 +92,28 @@ def train_on_ray(
 
     Raises:
         FetalError: what the training loop raised, or ``WorkerDiedError``.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; workers that were taking steps have first
+            written a checkpoint, unless it took them too long.
     """
-    fs, path = filesystem(uri)
-    with listening(on_event) as mailbox:
-        failures: Any = FailureCallback(partial(mailbox.put.remote, {"kind": "lost"}))
+    os.environ.setdefault(HEALTH_CHECK_INTERVAL_S_ENV_VAR, _POLL_S)
+    stepping = _Stepping(on_event)
+    with (
+        asking_first(stepping.is_set, cluster.stop_within_s) as stop,
+        listening(stepping, stop) as mailbox,
+    ):
+        loop_config = {
+            "inputs": inputs,
+            "fit": config.model_dump(),
+            "threads": cluster.threads_per_worker,
+            "mailbox": mailbox,
+            "store": store,
+        }
+        lost = FailureCallback(partial(mailbox.put.remote, {"kind": "lost"}))
         trainer = _Trainer(
             _worker,
-            train_loop_config={
-                "inputs": inputs,
-                "fit": config.model_dump(),
-                "threads": cluster.threads_per_worker,
-                "mailbox": mailbox,
-                "store": store,
-            },
+            train_loop_config=loop_config,
             scaling_config=_scaling(cluster, gpu),
-            run_config=ray.train.RunConfig(
-                name=CHECKPOINTS,
-                storage_path=path,
-                storage_filesystem=fs,
-                checkpoint_config=ray.train.CheckpointConfig(
-                    num_to_keep=1,
-                    checkpoint_score_attribute="is_best",
-                ),
-                failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
-                callbacks=[failures],
-            ),
+            run_config=_run_config(uri, cluster, lost),
         )
         try:
             return trainer.fit()
@@ -121,8 +124,25 @@ def train_on_ray(
             raise training_failure(error) from None
 
 
+class _Stepping:
+    """Takes the events of a run; knows from them whether the workers take steps."""
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self._on_event = on_event
+        self._there = False
+
+    def __call__(self, event: Event) -> None:
+        if event["kind"] in ("start", "lost", "stopped"):
+            self._there = event["kind"] == "start"
+        self._on_event(event)
+
+    def is_set(self) -> bool:
+        """Whether they do, and so can write a checkpoint when asked."""
+        return self._there
+
+
 class _Trainer(ray.train.torch.TorchTrainer):
-    """Ctrl-C ends training at once, since checkpoints are whole or absent."""
+    """Ends at once when its driver does, since checkpoints are whole or absent."""
 
     _controller: Any = None
 
@@ -160,6 +180,22 @@ def check_elastic(config: FitConfig, cluster: ClusterConfig, rows: int) -> None:
             f"train.micro_batch = {fitting} or less, so that every batch has a micro-batch for "
             "each of them."
         )
+
+
+def _run_config(uri: str, cluster: ClusterConfig, failures: Any) -> ray.train.RunConfig:
+    fs, path = filesystem(uri)
+    return ray.train.RunConfig(
+        name=CHECKPOINTS,
+        storage_path=path,
+        storage_filesystem=fs,
+        # The best epoch's checkpoint; Ray keeps the latest one besides, and resumes from that.
+        checkpoint_config=ray.train.CheckpointConfig(
+            num_to_keep=1,
+            checkpoint_score_attribute="is_best",
+        ),
+        failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+        callbacks=[failures],
+    )
 
 
 def _scaling(cluster: ClusterConfig, gpu: bool) -> ray.train.ScalingConfig:

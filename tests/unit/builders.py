@@ -11,18 +11,19 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from data_samples import write_folder
 from fetal_core import shard_files, shards
 from fetal_core.audit import audit
 from fetal_core.bundle import Bundle, BundleInfo
-from fetal_core.checkpoint import CheckpointStore
+from fetal_core.checkpoint import CheckpointStore, load_weights
 from fetal_core.config import merge, parse
 from fetal_core.fit_config import FitConfig
 from fetal_core.images import ImageLimits
 from fetal_core.labels import LabelsConfig
 from fetal_core.manifest import Manifest
-from fetal_core.model import PlaneClassifier
+from fetal_core.model import PlaneClassifier, build
 from fetal_core.preprocess import PreprocessConfig
 from fetal_core.recipe import Recipe
 from fetal_core.rows import RowStore
@@ -31,6 +32,7 @@ from fetal_core.split import Split, make_split
 from fetal_core.training_data import TrainingData
 from ray_jobs.workspace import Prepared
 
+AUGMENT = {"horizontal_flip": 0.5, "rotation_deg": 20, "crop": 0.2, "speckle": 0.1}
 CLASSES = ("abdomen", "brain", "femur", "thorax")
 SIZE_PX = 32
 
@@ -114,6 +116,30 @@ def comparable(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records of a run without its durations."""
     times = ("train_s", "epoch_s", "images_per_s")
     return [{key: v for key, v in record.items() if key not in times} for record in history]
+
+
+def model_of(config: FitConfig, data: TrainingData, folder: Path) -> PlaneClassifier:
+    size_px = data.train.size_px
+    model = build(config.model, len(CLASSES), data.mean, data.std, 7, size_px)
+    load_weights(folder, model)
+    return model
+
+
+def expect_equal_state(found: Any, expected: Any) -> None:
+    """Bit-for-bit equality of nested containers of tensors and numbers."""
+    assert type(found) is type(expected)
+    if isinstance(found, Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(found, dict):
+        assert list(found) == list(expected)
+        for key in found:
+            expect_equal_state(found[key], expected[key])
+    elif isinstance(found, list | tuple):
+        assert len(found) == len(expected)
+        for item, other in zip(found, expected, strict=True):
+            expect_equal_state(item, other)
+    else:
+        assert found == expected
 
 
 def manifest_of(folder: Path) -> Manifest:

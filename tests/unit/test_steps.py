@@ -29,7 +29,8 @@ from fetal_core.model import ModelConfig, PlaneClassifier, build
 from fetal_core.optim import make_optimizer, make_schedule
 from fetal_core.rows import RowStore
 from fetal_core.run_context import Event, LocalContext
-from fetal_core.steps import StepEngine, Totals, resolve_precision
+from fetal_core.steps import StepEngine, resolve_precision
+from fetal_core.totals import EpochPart, Totals
 from fetal_core.train import fit
 
 
@@ -43,7 +44,10 @@ def run_epoch(engine: StepEngine, config: FitConfig, store: RowStore) -> Totals:
     plan = BatchPlan(len(store), train.batch_size, train.micro_batch, 1, train.seed)
     optimizer = make_optimizer(engine.model, config.optim)
     schedule = make_schedule(optimizer, config.schedule, 1, plan.steps)
-    return engine.train_epoch(config, store, plan, 0, optimizer, schedule, None)
+    part = EpochPart(Totals.zero(engine.classes, engine.context.device))
+    for _ in engine.train_epoch(config, store, plan, 0, optimizer, schedule, None, part):
+        pass
+    return part.totals.reduced(engine.context)
 
 
 def weights_after_one_step(folder: Path, micro_batch: int | None) -> dict[str, Tensor]:
