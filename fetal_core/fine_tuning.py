@@ -184,7 +184,14 @@ class FineTuning:
         else:
             self.model.load_state_dict(state["model"])
             self.ema.load_state_dict(state["ema"])
+        # A run that is forced on with other settings takes its momentum and decay from them.
+        own = [
+            {key: value for key, value in group.items() if key not in ("params", "lr")}
+            for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(settings)
         self.schedule.load_state_dict(state["schedule"])
         self.engine.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])

@@ -74,6 +74,11 @@ class TrainingView:
     def _on_finished(self, event: Event) -> None:
         say("this run is finished; choose another --name to train again")
 
+    def _on_forced(self, event: Event) -> None:
+        say("warning: forced on in spite of what has changed since the run began:")
+        for line in event["differences"]:
+            say(f"  - {line}")
+
     def _on_start(self, event: Event) -> None:
         self._epochs, self._steps = event["epochs"], event["steps"]
         if event["steps_done"]:
