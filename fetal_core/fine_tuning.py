@@ -93,7 +93,7 @@ class FineTuning:
         if self.stopped:
             return
         trained = self.part.totals.reduced(self.context)
-        train_s = self.part.train_s
+        train_s, skipped = self.part.train_s, self.part.skipped
         self._average_buffers()
         if self.ema is None:
             validated = self.engine.evaluate(self.data.val)
@@ -111,6 +111,8 @@ class FineTuning:
         record |= {f"val_{key}": value for key, value in validated.as_dict().items()}
         record |= {"train_s": train_s, "epoch_s": time.monotonic() - started}
         record |= {"images_per_s": len(self.data.train) / train_s, "workers": self.plan.world_size}
+        if self.config.train.non_finite == "skip":
+            record["skipped_batches"] = skipped
         self._advance(record)
 
     def _train(self, started: float) -> None:

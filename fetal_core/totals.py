@@ -26,6 +26,10 @@ class Totals:
             torch.zeros((classes, classes), dtype=torch.float64, device=device),
         )
 
+    def copy(self) -> Totals:
+        """The same numbers, apart."""
+        return Totals(self.loss_sum.clone(), self.confusion_KK.clone())
+
     def add(self, losses_N: Tensor, logits_NK: Tensor, labels_N: Tensor) -> None:
         """Count some rows."""
         self.loss_sum += losses_N.detach().double().sum()
@@ -62,20 +66,23 @@ class EpochPart:
     Attributes:
         totals: of this rank's rows.
         steps: batches done.
+        skipped: of these, how many were left out; the same on all ranks.
         train_s: seconds that they took.
     """
 
     totals: Totals
     steps: int = 0
+    skipped: int = 0
     train_s: float = 0.0
 
     def state_dict(self, context: RunContext) -> dict[str, Any]:
         """The part over all ranks; all of them have to call it."""
         totals = self.totals.reduced(context)
         return {
-            "loss_sum": totals.loss_sum.clone(),
-            "confusion": totals.confusion_KK.clone(),
+            "loss_sum": totals.loss_sum,
+            "confusion": totals.confusion_KK,
             "steps": self.steps,
+            "skipped": self.skipped,
             "train_s": self.train_s,
         }
 
@@ -84,4 +91,5 @@ class EpochPart:
         if rank == 0:
             self.totals.loss_sum.copy_(state["loss_sum"])
             self.totals.confusion_KK.copy_(state["confusion"])
-        self.steps, self.train_s = state["steps"], state["train_s"]
+        self.steps, self.skipped = state["steps"], state["skipped"]
+        self.train_s = state["train_s"]

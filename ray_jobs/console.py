@@ -113,6 +113,9 @@ class TrainingView:
                 self._task, description=text, completed=event["step"], total=self._steps
             )
 
+    def _on_skipped(self, event: Event) -> None:
+        say(f"batch left out in epoch {event['epoch']}, step {event['step']}: {event['fault']}")
+
     def _on_epoch(self, event: Event) -> None:
         say(f"epoch {event['epoch']:>3}/{self._epochs}  {_figures(event)}")
 

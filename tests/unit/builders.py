@@ -5,13 +5,14 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_samples import write_folder
 from fetal_core import shard_files, shards
@@ -110,6 +111,22 @@ def toy_data(train: int = 24, val: int = 8, size_px: int = SIZE_PX) -> TrainingD
     store = toy_store(train, seed=1, size_px=size_px)
     mean, std = store.mean_and_std()
     return TrainingData(store, toy_store(val, seed=2, size_px=size_px), CLASSES, mean, std)
+
+
+def spoilt_data(train: int = 24, val: int = 9) -> TrainingData:
+    """Toy data whose training image ``i005`` is white; see ``overflow_on_white``."""
+    labels_N = np.arange(train) % len(CLASSES)
+    images_NHW = toy_images(labels_N, seed=1)
+    images_NHW[5] = 255
+    ids = [f"i{row:03d}" for row in range(train)]
+    store = RowStore([shard_table(ids, labels_N, images_NHW)], SIZE_PX)
+    return replace(toy_data(train, val), train=store)
+
+
+def overflow_on_white(module: nn.Module, inputs: tuple[Tensor], logits_NK: Tensor) -> Tensor:
+    """Forward hook of a network that overflows on some images."""
+    finite_N1 = (inputs[0].mean((1, 2, 3)) < 1).float().unsqueeze(1)
+    return logits_NK / finite_N1
 
 
 def comparable(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from builders import (
     AUGMENT,
@@ -20,6 +21,8 @@ from builders import (
     fit_config,
     kept,
     model_of,
+    overflow_on_white,
+    spoilt_data,
     toy_data,
 )
 from fetal_core.checkpoint import Progress, load_trainer
@@ -165,6 +168,37 @@ def test_an_epoch_that_is_cut_differently_now_begins_anew(tmp_path: Path) -> Non
     progress = fit(config_of("after a probe", batch_size=8), DATA, context)
     assert context.steps == [(2, step) for step in (1, 2, 3)]
     assert progress.epochs_done == EPOCHS
+
+
+class SpoiltContext(StoppedContext):
+    """A run of a network that overflows on a white image."""
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        model.register_forward_hook(overflow_on_white)
+        return model
+
+
+def test_a_batch_left_out_stays_so_when_the_run_goes_on(tmp_path: Path) -> None:
+    train = {"batch_size": 6, "non_finite": "skip"}
+    config, data = fit_config(optim={"lr": 3e-4}, train=train), spoilt_data()
+    whole = fit(config, data, SpoiltContext(tmp_path / "whole", 0)).history
+    assert whole[0]["skipped_batches"] == 1
+    for after in range(1, STEPS + 1):
+        folder = tmp_path / str(after)
+        fit(config, data, SpoiltContext(folder, after))
+        found = fit(config, data, SpoiltContext(folder, 0)).history
+        assert comparable(found) == comparable(whole)
+
+
+@pytest.mark.slow
+def test_all_ranks_leave_out_a_batch_that_one_of_them_cannot_take(tmp_path: Path) -> None:
+    tables = {"train": {"batch_size": 8, "micro_batch": 2, "non_finite": "skip", "epochs": 2}}
+    config = fit_config(optim={"lr": 3e-4}, **tables)
+    first, second = fit_on_ranks({"run": config}, tmp_path, 2, spoilt=True)["run"]
+    assert [record["skipped_batches"] for record in first] == [1, 1]
+    assert comparable(first) == comparable(second)
+    alone = fit(config, spoilt_data(), SpoiltContext(tmp_path / "alone", 0)).history
+    expect_close(first, alone)
 
 
 PLAIN = fit_config(
