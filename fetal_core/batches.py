@@ -74,10 +74,16 @@ class BatchPlan:
         """Micro-batches of a batch, at least one for every rank."""
         return max(math.ceil(rows / (self.micro_batch or rows)), self.world_size)
 
-    def epoch(self, epoch: int, rank: int) -> Iterator[Batch]:
-        """Batches of one epoch in an order that depends on (seed, epoch) alone."""
+    def epoch(self, epoch: int, rank: int, done: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch in an order that depends on (seed, epoch) alone.
+
+        Args:
+            epoch: from 0.
+            rank: whose micro-batches.
+            done: so many batches are left out at the beginning.
+        """
         order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
-        for step, batch in enumerate(np.array_split(order, self.steps)):
+        for step, batch in enumerate(np.array_split(order, self.steps)[done:], done):
             pieces = self._pieces(len(batch))
             split = np.array_split(batch, pieces)
             mine = range(rank, pieces, self.world_size)

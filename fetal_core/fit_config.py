@@ -29,6 +29,10 @@ class TrainConfig(Config):
         precision: ``auto`` takes bfloat16 where the processor computes in it, else float32.
         mixup_alpha: strength of mixup (Zhang et al. 2018); 0 is off.
         ema_decay: decay of an exponential moving average of the weights; 0 is off.
+        checkpoint_steps: a checkpoint after every so many optimizer steps inside an epoch, besides
+            that at its end; 0 is off.
+        non_finite: what to do about a batch whose loss or gradient is NaN or infinite: ``stop`` the
+            run before it does harm, or ``skip`` it, up to a tenth of an epoch's steps.
         early_stop_epochs: stop after so many epochs without a better validation score; 0 is off.
         select_by: the validation number that picks the best epoch; ``last`` keeps the last one.
         max_train_images: train on a random draw of so many images; None takes all.
@@ -44,6 +48,8 @@ class TrainConfig(Config):
     precision: Precision = "auto"
     mixup_alpha: float = Field(default=0.0, ge=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    checkpoint_steps: int = Field(default=0, ge=0)
+    non_finite: Literal["stop", "skip"] = "stop"
     early_stop_epochs: int = Field(default=0, ge=0)
     select_by: Literal["val_macro_f1", "val_accuracy", "val_loss", "last"] = "val_macro_f1"
     max_train_images: int | None = Field(default=None, ge=1)

@@ -109,17 +109,23 @@ class Schedule:
         """What a resumed run needs, the rates themselves included."""
         return {
             "lrs": [float(group["lr"]) for group in self._optimizer.param_groups],
+            "base_lrs": list(self._per_step.base_lrs),
             "step": self._per_step.last_epoch,
             "plateau": self._plateau.state_dict() if self._plateau else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state of ``state_dict``; sets the optimizer's rates."""
+        """Continue from a state of ``state_dict``; sets the optimizer's rates.
+
+        A schedule of other first rates goes on with rates that differ by the same factor.
+        """
         self._per_step.last_epoch = state["step"]
         if self._plateau:
             self._plateau.load_state_dict(state["plateau"])
-        for group, lr in zip(self._optimizer.param_groups, state["lrs"], strict=True):
-            group["lr"] = lr
+        bases = zip(state["base_lrs"], self._per_step.base_lrs, strict=True)
+        groups = zip(self._optimizer.param_groups, state["lrs"], bases, strict=True)
+        for group, lr, (old, new) in groups:
+            group["lr"] = lr if old == new else lr * new / old
 
     @property
     def _warming_up(self) -> bool:

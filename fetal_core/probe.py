@@ -16,7 +16,8 @@ from fetal_core.fit_config import FitConfig
 from fetal_core.losses import Loss, make_loss, one_hot
 from fetal_core.optim import l2_penalty, make_optimizer, make_schedule
 from fetal_core.rows import RowStore
-from fetal_core.steps import StepEngine, Totals
+from fetal_core.steps import StepEngine
+from fetal_core.totals import Totals
 
 _LBFGS_ROUNDS = 10
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fetal_core.checkpoint import CheckpointStore
 
 Event = dict[str, Any]
+Request = Literal["checkpoint", "stop"]
 
 
 class RunContext(Protocol):
@@ -47,8 +48,35 @@ class RunContext(Protocol):
             save: writes a checkpoint into the folder it is given, or None for no checkpoint.
         """
 
+    def keep(self, epoch: int, step: int, save: Callable[[Path], None]) -> None:
+        """Keep a checkpoint of a running epoch as the latest one; it is never the best.
+
+        All ranks call it equally often.
+
+        Args:
+            epoch: the running one, from 1.
+            step: of it that is done, from 1.
+            save: writes a checkpoint into the folder it is given.
+        """
+
+    def asked(self) -> Request | None:
+        """What whoever runs the training asks for: a checkpoint now, or also to stop after it.
+
+        Called by all ranks after every step; equal on all of them.
+        """
+
     def emit(self, event: Event) -> None:
         """Send a progress event (``start``, ``step``, ``epoch``); only rank 0's are kept."""
+
+
+def epoch_name(epoch: float) -> str:
+    """Name of an epoch's checkpoint in a ``CheckpointStore``."""
+    return f"epoch-{epoch:04.0f}"
+
+
+def step_name(epoch: int, step: int) -> str:
+    """Name of a checkpoint after some steps of an epoch (from 1) in a ``CheckpointStore``."""
+    return f"epoch-{epoch:04d}-step-{step:06d}"
 
 
 class LocalContext:
@@ -90,10 +118,18 @@ class LocalContext:
     def report(self, metrics: Mapping[str, float], save: Callable[[Path], None] | None) -> None:
         """Keep the checkpoint, then pass the numbers on."""
         if save is not None:
-            name = f"epoch-{metrics['epoch']:04.0f}"
+            name = epoch_name(metrics["epoch"])
             self.checkpoints.add(name, save, bool(metrics["is_best"]))
         if self._on_report is not None:
             self._on_report(metrics)
+
+    def keep(self, epoch: int, step: int, save: Callable[[Path], None]) -> None:
+        """Keep the checkpoint beside the best one."""
+        self.checkpoints.add(step_name(epoch, step), save, is_best=False)
+
+    def asked(self) -> Request | None:
+        """Nothing."""
+        return None
 
     def emit(self, event: Event) -> None:
         """Pass the event on."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -21,50 +22,11 @@ from fetal_core.model import PlaneClassifier
 from fetal_core.optim import Schedule
 from fetal_core.rows import RowStore
 from fetal_core.run_context import RunContext
+from fetal_core.totals import EpochPart, Totals
 
+logger = logging.getLogger(__name__)
 
-@dataclass
-class Totals:
-    """Sums and counts of an epoch; divided once, after they have been added over the ranks."""
-
-    loss_sum: Tensor
-    confusion_KK: Tensor
-
-    @classmethod
-    def zero(cls, classes: int, device: torch.device) -> Totals:
-        """Nothing counted yet."""
-        return cls(
-            torch.zeros((), dtype=torch.float64, device=device),
-            torch.zeros((classes, classes), dtype=torch.float64, device=device),
-        )
-
-    def add(self, losses_N: Tensor, logits_NK: Tensor, labels_N: Tensor) -> None:
-        """Count some rows."""
-        self.loss_sum += losses_N.detach().double().sum()
-        classes = self.confusion_KK.shape[0]
-        cells_N = labels_N * classes + logits_NK.detach().argmax(1)
-        counts = torch.bincount(cells_N, minlength=classes * classes)
-        self.confusion_KK += counts.view(classes, classes)
-
-    def reduced(self, context: RunContext) -> Totals:
-        """The totals over all ranks."""
-        return Totals(context.all_sum(self.loss_sum), context.all_sum(self.confusion_KK))
-
-    @property
-    def loss(self) -> float:
-        """Mean loss a row."""
-        return float(self.loss_sum / self.confusion_KK.sum())
-
-    def as_dict(self) -> dict[str, float]:
-        """Mean loss, accuracy and macro-F1 over the classes that occur."""
-        hits_K = self.confusion_KK.diag()
-        true_K, predicted_K = self.confusion_KK.sum(1), self.confusion_KK.sum(0)
-        f1_K = 2 * hits_K / (true_K + predicted_K).clamp(min=1)
-        return {
-            "loss": self.loss,
-            "accuracy": float(hits_K.sum() / true_K.sum()),
-            "macro_f1": float(f1_K[true_K > 0].mean()),
-        }
+_REMEDY = "Lower optim.lr, set optim.clip_norm or train in fp32."
 
 
 def resolve_precision(wanted: Precision, device: torch.device) -> Precision:
@@ -119,33 +81,46 @@ class StepEngine:
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         ema: Ema | None,
-    ) -> Totals:
-        """One pass over the training part.
+        part: EpochPart,
+    ) -> Iterator[None]:
+        """One pass over the training part, from where ``part`` ends; yields after every step.
+
+        With ``train.non_finite`` = ``skip`` a batch whose loss or gradient is not finite on any
+        rank changes nothing but the schedule.
 
         Raises:
-            NonFiniteLossError: before the step that the loss would have spoiled.
+            NonFiniteLossError: before the step that the loss would have spoiled; with ``skip``,
+                once more than ``most_skipped`` batches of the epoch had to be left out.
         """
         self.model.train()
-        totals = Totals.zero(self.classes, self.context.device)
-        for batch in plan.epoch(epoch, self.context.rank):
+        skips = config.train.non_finite == "skip"
+        for batch in plan.epoch(epoch, self.context.rank, part.steps):
             optimizer.zero_grad(set_to_none=True)
-            before = totals.loss_sum.clone()
-            self._accumulate(config, store, batch, epoch, totals)
-            self._step(config, optimizer)
+            before = part.totals.copy()
+            buffers = [buffer.clone() for buffer in self.model.buffers()] if skips else []
+            fault = self._accumulate(config, store, batch, epoch, part.totals)
+            fault = fault or self._gradient_fault(config, optimizer, store, batch)
+            if self._anywhere(fault, skips):
+                if not skips:
+                    raise NonFiniteLossError(f"{_where(epoch, batch)}: {fault}. {_REMEDY}")
+                part.totals = before
+                self._leave_out(plan, batch, epoch, part, fault, buffers)
+            else:
+                self.scaler.step(optimizer)
+                self.scaler.update()
+                if ema is not None:
+                    ema.update(self.model)
+                self._tell(batch, epoch, float(part.totals.loss_sum - before.loss_sum))
             schedule.step_batch()
-            if ema is not None:
-                ema.update(self.model)
-            loss = float(totals.loss_sum - before) / sum(len(rows) for _, rows in batch.micro)
-            self.context.emit(
-                {"kind": "step", "epoch": epoch + 1, "step": batch.step + 1, "loss": loss}
-            )
-        return totals.reduced(self.context)
+            part.steps += 1
+            yield
 
     def _accumulate(
         self, config: FitConfig, store: RowStore, batch: Batch, epoch: int, totals: Totals
-    ) -> None:
-        """Add the gradients of this rank's micro-batches."""
+    ) -> str:
+        """Add the gradients of this rank's micro-batches; returns what is wrong with a loss."""
         scale = self.context.world_size / batch.rows
+        fault = ""
         for position, (number, rows_N) in enumerate(batch.micro):
             seed = _seed(config.train.seed, epoch, batch.step, number)
             images, labels_N = self.inputs(store, rows_N)
@@ -160,16 +135,69 @@ class StepEngine:
                 losses_N = self._loss(logits_NK.float(), targets_NK)
                 loss = losses_N.sum() * scale
                 if not torch.isfinite(loss):
-                    raise NonFiniteLossError(_non_finite(epoch, batch, store.ids(rows_N)))
+                    fault = fault or f"the loss is not finite; images: {_listed(store, rows_N)}"
+                    if config.train.non_finite == "stop":
+                        return fault
+                # Also of a loss that is not finite: the other ranks wait for these gradients.
                 self.scaler.scale(loss).backward()
             totals.add(losses_N, logits_NK, labels_N)
+        return fault
 
-    def _step(self, config: FitConfig, optimizer: torch.optim.Optimizer) -> None:
+    def _gradient_fault(
+        self, config: FitConfig, optimizer: torch.optim.Optimizer, store: RowStore, batch: Batch
+    ) -> str:
+        """Clip the gradients; returns what is wrong with them, the same on all ranks."""
+        parameters = list(self.model.parameters())
         if config.optim.clip_norm is not None:
             self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
-        self.scaler.step(optimizer)
-        self.scaler.update()
+            norm = nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm)
+        else:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
+        # In 16 bits the scaler leaves out such a step and lowers its scale.
+        if self.scaler.is_enabled() or torch.isfinite(norm):
+            return ""
+        rows_N = torch.cat([rows_N for _, rows_N in batch.micro])
+        return f"the gradient is not finite; images: {_listed(store, rows_N)}"
+
+    def _anywhere(self, fault: str, skips: bool) -> bool:
+        """Whether any rank has a fault; one that has stops at once where none is left out."""
+        if not skips or self.context.world_size == 1:
+            return bool(fault)
+        found = torch.tensor(float(bool(fault)), device=self.context.device)
+        return bool(self.context.all_sum(found))
+
+    def _leave_out(
+        self,
+        plan: BatchPlan,
+        batch: Batch,
+        epoch: int,
+        part: EpochPart,
+        fault: str,
+        buffers: list[Tensor],
+    ) -> None:
+        """Go back to before the batch, unless there have been too many such."""
+        with torch.no_grad():
+            for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+        part.skipped += 1
+        fault = fault or "the loss of another worker's images is not finite; its log names them"
+        logger.warning("%s: %s; left out", _where(epoch, batch), fault)
+        limit = most_skipped(plan.steps)
+        if part.skipped > limit:
+            raise NonFiniteLossError(
+                f"{part.skipped} of {plan.steps} batches of epoch {epoch + 1} had to be left out, "
+                f"more than {limit}. {_where(epoch, batch)}: {fault}. {_REMEDY}"
+            )
+        self.context.emit(
+            {"kind": "skipped", "epoch": epoch + 1, "step": batch.step + 1, "fault": fault}
+        )
+
+    def _tell(self, batch: Batch, epoch: int, loss_sum: float) -> None:
+        loss = loss_sum / sum(len(rows) for _, rows in batch.micro)
+        self.context.emit(
+            {"kind": "step", "epoch": epoch + 1, "step": batch.step + 1, "loss": loss}
+        )
 
     def _gradients(self, sync: bool) -> AbstractContextManager[None]:
         if sync or not isinstance(self._wrapped, nn.parallel.DistributedDataParallel):
@@ -209,8 +237,14 @@ def _dropout_seed(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _non_finite(epoch: int, batch: Batch, image_ids: list[str]) -> str:
-    return (
-        f"the loss is not finite in epoch {epoch + 1}, step {batch.step + 1}; images: "
-        f"{', '.join(image_ids)}. Lower optim.lr, set optim.clip_norm or train in fp32."
-    )
+def most_skipped(steps: int) -> int:
+    """How many batches of an epoch may be left out: a tenth, or three if that is more."""
+    return min(max(3, math.ceil(steps / 10)), steps - 1)
+
+
+def _where(epoch: int, batch: Batch) -> str:
+    return f"epoch {epoch + 1}, step {batch.step + 1}"
+
+
+def _listed(store: RowStore, rows_N: Tensor) -> str:
+    return ", ".join(store.ids(rows_N))

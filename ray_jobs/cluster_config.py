@@ -19,6 +19,8 @@ class ClusterConfig(Config):
         look_again_s: seconds between looks for machines that have joined or left.
         max_failures: how often training goes on from its last checkpoint after a worker or its
             machine was lost; -1: without end.
+        stop_within_s: what Ctrl-C or SIGTERM leaves the workers to write a last checkpoint; 0 ends
+            them at once, and so does a second Ctrl-C.
         gpu: whether each of them gets a GPU; ``auto`` where the cluster has enough.
         cpus_per_worker: logical CPUs that Ray reserves for each.
         threads_per_worker: compute threads of each; 0 shares out the cores of its machine.
@@ -28,6 +30,7 @@ class ClusterConfig(Config):
     min_workers: int | None = Field(default=None, ge=1)
     look_again_s: float = Field(default=60.0, gt=0)
     max_failures: int = Field(default=3, ge=-1)
+    stop_within_s: float = Field(default=20.0, ge=0)
     gpu: Literal["auto", "always", "never"] = "auto"
     cpus_per_worker: int = Field(default=1, ge=1)
     threads_per_worker: int = Field(default=0, ge=0)

@@ -74,9 +74,16 @@ class TrainingView:
     def _on_finished(self, event: Event) -> None:
         say("this run is finished; choose another --name to train again")
 
+    def _on_forced(self, event: Event) -> None:
+        say("warning: forced on in spite of what has changed since the run began:")
+        for line in event["differences"]:
+            say(f"  - {line}")
+
     def _on_start(self, event: Event) -> None:
         self._epochs, self._steps = event["epochs"], event["steps"]
-        if event["epochs_done"]:
+        if event["steps_done"]:
+            say(f"resuming {_inside(event)}")
+        elif event["epochs_done"]:
             say(f"resuming after epoch {event['epochs_done']} of {self._epochs}")
         shares, before = event["shares"], self._workers
         self._workers = len(shares)
@@ -87,12 +94,27 @@ class TrainingView:
     def _on_lost(self, event: Event) -> None:
         say("a worker was lost; training goes on from its last checkpoint once there are enough")
 
+    def _on_draining(self, event: Event) -> None:
+        say("a machine is about to be taken: a checkpoint is written ahead")
+
+    def _on_kept(self, event: Event) -> None:
+        pass
+
+    def _on_stopping(self, event: Event) -> None:
+        say("writing a checkpoint before the end; Ctrl-C again ends at once")
+
+    def _on_stopped(self, event: Event) -> None:
+        say(f"checkpoint written {_inside(event)}")
+
     def _on_step(self, event: Event) -> None:
         if self._task is not None:
             text = f"epoch {event['epoch']}/{self._epochs}, loss {event['loss']:.3f}"
             self._progress.update(
                 self._task, description=text, completed=event["step"], total=self._steps
             )
+
+    def _on_skipped(self, event: Event) -> None:
+        say(f"batch left out in epoch {event['epoch']}, step {event['step']}: {event['fault']}")
 
     def _on_epoch(self, event: Event) -> None:
         say(f"epoch {event['epoch']:>3}/{self._epochs}  {_figures(event)}")
@@ -102,6 +124,12 @@ class TrainingView:
         best = [record for record in history if record["is_best"]][-1]
         say(f"features computed once in {event['features_s']:.1f} s")
         say(f"linear head, epoch {best['epoch']} of {len(history)}  {_figures(best)}")
+
+
+def _inside(event: Event) -> str:
+    """How far a run is that has begun an epoch."""
+    epoch, epochs = event["epochs_done"] + 1, event["epochs"]
+    return f"in epoch {epoch} of {epochs}, after step {event['steps_done']} of {event['steps']}"
 
 
 @contextmanager

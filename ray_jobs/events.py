@@ -24,10 +24,16 @@ class Mailbox:
         """An empty mailbox."""
         self._events: list[Event] = []
         self._delivery: list[Any] | None = None
+        self._stop = False
 
-    def put(self, event: Event) -> None:
-        """Add an event."""
+    def put(self, event: Event) -> bool:
+        """Add an event; returns whether the training is asked to stop."""
         self._events.append(event)
+        return self._stop
+
+    def ask_to_stop(self) -> None:
+        """Let every later event be answered with the wish to stop."""
+        self._stop = True
 
     def take(self) -> list[Event]:
         """All events since the last call."""
@@ -44,26 +50,37 @@ class Mailbox:
 
 
 @contextmanager
-def listening(on_event: Callable[[Event], None]) -> Iterator[Any]:
-    """A mailbox actor whose events reach ``on_event``, in a thread of the driver, in order."""
+def listening(on_event: Callable[[Event], None], stop: threading.Event) -> Iterator[Any]:
+    """A mailbox actor whose events reach ``on_event``, in a thread of the driver, in order.
+
+    Once ``stop`` is set, the training is asked to, which an event ``stopping`` tells.
+    """
     # Beside the driver: events outlive the machines of the workers.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(num_cpus=0)(Mailbox)
     mailbox = actor.options(scheduling_strategy=here).remote()
-    stop = threading.Event()
+    ended = threading.Event()
 
     failures: list[Exception] = []
 
+    def tell(event: Event) -> None:
+        try:
+            on_event(event)
+        except Exception as error:
+            # The training goes on; the first failure is told at its end.
+            failures.append(error)
+
     def drain() -> None:
         for event in ray.get(mailbox.take.remote()):
-            try:
-                on_event(event)
-            except Exception as error:
-                # The training goes on; the first failure is told at its end.
-                failures.append(error)
+            tell(event)
 
     def loop() -> None:
-        while not stop.wait(_POLL_S):
+        asked = False
+        while not ended.wait(_POLL_S):
+            if stop.is_set() and not asked:
+                asked = True
+                mailbox.ask_to_stop.remote()
+                tell({"kind": "stopping"})
             drain()
 
     thread = threading.Thread(target=loop, name="events", daemon=True)
@@ -71,7 +88,7 @@ def listening(on_event: Callable[[Event], None]) -> Iterator[Any]:
     try:
         yield mailbox
     finally:
-        stop.set()
+        ended.set()
         thread.join()
         with suppress(RayError):
             drain()

@@ -12,12 +12,18 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from ray.train import CheckpointConsistencyMode
 from torch import Tensor, nn
 
 from fetal_core.checkpoint import CheckpointStore
-from fetal_core.run_context import Event
+from fetal_core.run_context import Event, Request, epoch_name, step_name
 
 _STEP_EVENTS_S = 0.5
+_LOOK_FOR_DRAIN_S = 2.0
+_COMMITTED = CheckpointConsistencyMode.COMMITTED
+_NOTED_WITHIN_S = 10.0
+# While a machine is about to be taken: no checkpoint for so long after one.
+_DRAIN_CHECKPOINTS_S = 20.0
 
 
 class RayContext:
@@ -31,6 +37,9 @@ class RayContext:
         self.device: torch.device = ray.train.torch.get_device()
         self._mailbox = mailbox
         self._last_step_s = 0.0
+        self._answer: Any = None
+        self._stop = False
+        self._next_look_s = time.monotonic() + _LOOK_FOR_DRAIN_S
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with gradients averaged over the ranks; buffers stay each rank's own."""
@@ -68,6 +77,41 @@ class RayContext:
             checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(dict(metrics), checkpoint=checkpoint)
 
+    def keep(self, epoch: int, step: int, save: Callable[[Path], None]) -> None:
+        """Report to Ray Train, which keeps the latest checkpoint beside the best one."""
+        self.report({"epoch": epoch - 1, "step": step, "is_best": 0.0}, save)
+        if self.rank == 0:
+            # Ray takes note a moment later: a worker lost by then would have lost two intervals.
+            ray.train.get_all_reported_checkpoints(_COMMITTED, timeout_s=_NOTED_WITHIN_S)
+
+    def asked(self) -> Request | None:
+        """Whether the driver asks to stop, or a machine of the run is about to be taken."""
+        stop, look = self._asked_to_stop(), self._time_to_look()
+        if self.world_size > 1:
+            flags = torch.tensor([stop, look], dtype=torch.float32, device=self.device)
+            stop, look = (self.all_sum(flags) > 0).tolist()
+        if stop:
+            return "stop"
+        if not look:
+            return None
+        self._next_look_s = time.monotonic() + _LOOK_FOR_DRAIN_S
+        if ray.train.get_preemption_info() is None:
+            return None
+        self.emit({"kind": "draining"})
+        self._next_look_s = time.monotonic() + _DRAIN_CHECKPOINTS_S
+        return "checkpoint"
+
+    def _asked_to_stop(self) -> bool:
+        """What the driver has last answered; asks nothing itself."""
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            self._stop = self._stop or ray.get(self._answer)
+            self._answer = None
+        return self._stop
+
+    def _time_to_look(self) -> bool:
+        """Rank 0's clock decides, since all ranks have to look together."""
+        return self.rank == 0 and time.monotonic() > self._next_look_s
+
     def emit(self, event: Event) -> None:
         """Send rank 0's events to the driver, steps at most twice a second."""
         if self.rank != 0:
@@ -76,7 +120,9 @@ class RayContext:
             if time.monotonic() - self._last_step_s < _STEP_EVENTS_S:
                 return
             self._last_step_s = time.monotonic()
-        self._mailbox.put.remote(event)
+        answer = self._mailbox.put.remote(event)
+        if self._answer is None:
+            self._answer = answer
 
 
 class StoredRayContext(RayContext):
@@ -96,6 +142,12 @@ class StoredRayContext(RayContext):
     def report(self, metrics: Mapping[str, float], save: Callable[[Path], None] | None) -> None:
         """Rank 0 keeps the checkpoint and tells the driver, then all ranks meet."""
         if self.rank == 0 and save is not None:
-            self._store.add(f"epoch-{metrics['epoch']:04.0f}", save, bool(metrics["is_best"]))
+            self._store.add(epoch_name(metrics["epoch"]), save, bool(metrics["is_best"]))
         self.emit({"kind": "report", **metrics})
         ray.train.report(dict(metrics))
+
+    def keep(self, epoch: int, step: int, save: Callable[[Path], None]) -> None:
+        """Rank 0 keeps the checkpoint, then all ranks meet."""
+        if self.rank == 0:
+            self._store.add(step_name(epoch, step), save, is_best=False)
+        ray.train.report({"epoch": epoch - 1, "step": step, "is_best": 0.0})

@@ -10,6 +10,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.v2._internal.constants import HEALTH_CHECK_INTERVAL_S_ENV_VAR
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from fetal_core.arrow_files import filesystem
@@ -23,6 +24,7 @@ from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.events import listening
 from ray_jobs.failures import FailureCallback, training_failure
 from ray_jobs.ray_context import RayContext, StoredRayContext
+from ray_jobs.signals import asking_first
 from ray_jobs.training_inputs import Inputs, Loading, received
 from ray_jobs.workspace import CHECKPOINTS
 
@@ -36,6 +38,9 @@ _KEEP_MEMORY = (
     # Ray runs the loop in a thread, whose own arena could not hold blocks above 64 MB.
     "glibc.malloc.arena_max=1",
 )
+
+# How often Ray takes note of what workers report; by itself it looks every two seconds.
+_POLL_S = "0.5"
 
 
 def train_on_ray(
@@ -61,21 +66,29 @@ def train_on_ray(
 
     Raises:
         FetalError: what the training loop or the loading raised, or ``WorkerDiedError``.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; workers that were taking steps have first
+            written a checkpoint, unless it took them too long.
     """
-    with listening(on_event) as mailbox:
+    os.environ.setdefault(HEALTH_CHECK_INTERVAL_S_ENV_VAR, _POLL_S)
+    stepping = _Stepping(on_event)
+    with (
+        asking_first(stepping.is_set, cluster.stop_within_s) as stop,
+        listening(stepping, stop) as mailbox,
+    ):
         loading = None if isinstance(inputs, Inputs) else Loading(inputs, mailbox)
-        failures = FailureCallback(partial(mailbox.put.remote, {"kind": "lost"}))
+        loop_config = {
+            "inputs": inputs if loading is None else None,
+            "fit": config.model_dump(),
+            "threads": cluster.threads_per_worker,
+            "mailbox": mailbox,
+            "store": store,
+        }
+        lost = FailureCallback(partial(mailbox.put.remote, {"kind": "lost"}))
         trainer = _Trainer(
             _worker,
-            train_loop_config={
-                "inputs": inputs if loading is None else None,
-                "fit": config.model_dump(),
-                "threads": cluster.threads_per_worker,
-                "mailbox": mailbox,
-                "store": store,
-            },
+            train_loop_config=loop_config,
             scaling_config=_scaling(cluster, gpu),
-            run_config=_run_config(uri, cluster, failures),
+            run_config=_run_config(uri, cluster, lost),
         )
         try:
             return trainer.fit()
@@ -88,8 +101,25 @@ def train_on_ray(
             raise training_failure(error) from None
 
 
+class _Stepping:
+    """Takes the events of a run; knows from them whether the workers take steps."""
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self._on_event = on_event
+        self._there = False
+
+    def __call__(self, event: Event) -> None:
+        if event["kind"] in ("start", "lost", "stopped"):
+            self._there = event["kind"] == "start"
+        self._on_event(event)
+
+    def is_set(self) -> bool:
+        """Whether they do, and so can write a checkpoint when asked."""
+        return self._there
+
+
 class _Trainer(ray.train.torch.TorchTrainer):
-    """Ctrl-C ends training at once, since checkpoints are whole or absent."""
+    """Ends at once when its driver does, since checkpoints are whole or absent."""
 
     _controller: Any = None
 
@@ -146,6 +176,7 @@ def _run_config(uri: str, cluster: ClusterConfig, failures: FailureCallback) -> 
         name=CHECKPOINTS,
         storage_path=path,
         storage_filesystem=fs,
+        # The best epoch's checkpoint; Ray keeps the latest one besides, and resumes from that.
         checkpoint_config=ray.train.CheckpointConfig(
             num_to_keep=1,
             checkpoint_score_attribute="is_best",

@@ -6,6 +6,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -35,6 +38,47 @@ def end_within(seconds: float, code: int) -> None:
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
+
+
+@contextmanager
+def asking_first(ready: Callable[[], bool], limit_s: float) -> Iterator[threading.Event]:
+    """Let the first Ctrl-C or SIGTERM set the event that the block is given, if ``ready`` then.
+
+    The block is expected to end soon, and the signal takes effect after it. The next one, or
+    ``limit_s`` seconds, end the block at once. Outside the main thread nothing changes.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread() or limit_s == 0:
+        yield asked
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    came: list[Callable[[], object]] = []
+    timers: list[threading.Timer] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        handler = handlers[signal.Signals(number)]
+        assert callable(handler)
+        if came or not ready():
+            handler(number, frame)
+            return
+        came.append(partial(handler, number, frame))
+        timers.append(threading.Timer(limit_s, os.kill, (os.getpid(), number)))
+        timers[0].daemon = True
+        timers[0].start()
+        asked.set()
+
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, handle)
+    try:
+        yield asked
+    finally:
+        for timer in timers:
+            timer.cancel()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for end in came:
+        end()
 
 
 def asked_to_end() -> bool:

@@ -55,15 +55,22 @@ class TrainOutcome:
 
 
 def train(
-    prepared_uri: str, run_uri: str, recipe: Recipe, cluster: ClusterConfig, on_event: OnEvent
+    prepared_uri: str,
+    run_uri: str,
+    recipe: Recipe,
+    cluster: ClusterConfig,
+    on_event: OnEvent,
+    force: bool = False,
 ) -> TrainOutcome:
     """Train on a prepared cohort and write the best epoch's model bundle.
 
-    A run of the same folder and settings that was interrupted is continued from its last epoch.
+    A run of the same folder that was interrupted is continued from its last checkpoint, if data,
+    settings and code are those it began with, or with ``force``.
 
     Raises:
         StorageError: nothing has been prepared.
-        StaleInputError: the cohort does not belong together or is not the one the run began with.
+        StaleInputError: the cohort does not belong together, or it or the code is not the one that
+            the run began with.
         ConfigError: the settings do not fit the data, or differ from the run's first ones.
         ModelError: the pretrained weights do not fit.
         NonFiniteLossError: the loss became NaN or infinite.
@@ -74,7 +81,9 @@ def train(
     prepared.check_made_for(recipe)
     check_weights(recipe.model)
     check_elastic(recipe.fit_config(), cluster, index.rows("train"))
-    run.begin(prepared, recipe, index.fingerprint)
+    forced = run.begin(prepared, recipe, index.fingerprint, force)
+    if forced:
+        on_event({"kind": "forced", "differences": forced})
     if run.is_trained:
         on_event({"kind": "finished"})
         best = bundles.read_info(run.bundle_uri).metrics["validation"]
@@ -154,13 +163,16 @@ class TrainArgs:
     """Folder of all runs."""
     config: str | None = None
     """Named configuration, or path of a .toml file; the flags below override it."""
+    force: bool = False
+    """Resume a run also if data, settings or code are no longer those that it began with."""
 
 
 def main(argv: Sequence[str]) -> None:
     """The command line of this stage."""
     args = read_args(argv)
     run_uri = _run_uri(args)
-    show(train_shown(args.prepared, run_uri, args.job.recipe(), args.job.cluster))
+    recipe, cluster = args.job.recipe(), args.job.cluster
+    show(train_shown(args.prepared, run_uri, recipe, cluster, args.force))
 
 
 def read_args(argv: Sequence[str]) -> TrainArgs:
@@ -173,11 +185,11 @@ def _run_uri(args: TrainArgs) -> str:
 
 
 def train_shown(
-    prepared: str, run_uri: str, recipe: Recipe, cluster: ClusterConfig
+    prepared: str, run_uri: str, recipe: Recipe, cluster: ClusterConfig, force: bool = False
 ) -> TrainOutcome:
     """``train`` with a progress bar and a line for each epoch."""
     with training_view() as view:
-        return train(prepared, run_uri, recipe, cluster, view)
+        return train(prepared, run_uri, recipe, cluster, view, force)
 
 
 def show(outcome: TrainOutcome) -> None:

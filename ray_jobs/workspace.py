@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from fetal_core import storage
 from fetal_core.bundle import MODEL
+from fetal_core.code_version import code_differences, code_version
 from fetal_core.config import differences, parse
 from fetal_core.errors import ConfigError, StaleInputError, StorageError
 from fetal_core.manifest import Manifest
@@ -18,6 +21,21 @@ RECIPE = "recipe.json"
 CHECKPOINTS = "checkpoints"
 # Ray Train writes it with the first checkpoint.
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
+# Settings that decide no number.
+_FREE = ("train.checkpoint_steps",)
+# Settings that decide what a checkpoint holds.
+_LASTING = (
+    "model.",
+    "optim.name",
+    "schedule.name",
+    "train.mode",
+    "train.ema_decay",
+    "train.precision",
+)
+_FORCE = (
+    " `fetal train --force` resumes it all the same; its numbers are then those of no undisturbed "
+    "run."
+)
 _DECIDED_BY_PREPARE = ("labels", "split", "preprocess")
 
 
@@ -138,20 +156,44 @@ class Run:
         """Whether there is something to resume; a run that failed before may start anew."""
         return storage.is_file(storage.join(self.uri, CHECKPOINTS, _SNAPSHOT))
 
-    def begin(self, prepared: Prepared, recipe: Recipe, shards: str) -> None:
+    def begin(
+        self, prepared: Prepared, recipe: Recipe, shards: str, force: bool = False
+    ) -> list[str]:
         """Record the run's inputs, or check that a resumed run has the same.
+
+        Args:
+            prepared: the cohort.
+            recipe: all settings.
+            shards: fingerprint of the images.
+            force: resume in spite of differences; the run's record then names them.
+
+        Returns:
+            The differences that it is forced over.
 
         Raises:
             ConfigError: the folder holds a run of another configuration.
-            StaleInputError: the shards have changed since the run began.
+            StaleInputError: the shards have changed since the run began, or the code.
         """
         settings = recipe.model_dump(mode="json")
+        now: dict[str, Any] = {
+            "prepared": storage.absolute(prepared.uri),
+            "shards": shards,
+            "code": code_version(),
+            "forced": [],
+        }
+        found: list[str] = []
         if storage.is_file(self.info_uri) and (self.has_checkpoint or self.is_trained):
-            self._check_same(shards, settings)
-            return
+            before = storage.read_json(self.info_uri)
+            found = self._differences(before, now, settings, force and not self.is_trained)
+            if self.is_trained:
+                return []
+            now["forced"] = before.get("forced", [])
+            if found:
+                at = datetime.now(UTC).isoformat(timespec="seconds")
+                now["forced"] += [{"at": at, "differences": found}]
         storage.write_json(self.recipe_uri, settings)
-        info = {"prepared": storage.absolute(prepared.uri), "shards": shards}
-        storage.write_json(self.info_uri, info)
+        storage.write_json(self.info_uri, now)
+        return found
 
     def inputs(self) -> tuple[Prepared, Recipe]:
         """The cohort and the recipe of this run.
@@ -165,16 +207,48 @@ class Run:
         recipe = parse(Recipe, storage.read_json(self.recipe_uri), self.recipe_uri)
         return Prepared(info["prepared"]), recipe
 
-    def _check_same(self, shards: str, settings: dict[str, Any]) -> None:
-        if storage.read_json(self.info_uri)["shards"] != shards:
+    def _differences(
+        self, before: dict[str, Any], now: dict[str, Any], settings: dict[str, Any], force: bool
+    ) -> list[str]:
+        """What differs from the run's beginning, if ``force`` can go over it."""
+        hint = "" if self.is_trained else _FORCE
+        data = [] if before["shards"] == now["shards"] else ["the shards have changed"]
+        if data and not force:
             raise StaleInputError(
-                f"{self.uri}: the shards have changed since this run began. Choose a new --name."
+                f"{self.uri}: the shards have changed since this run began. "
+                f"Choose a new --name.{hint}"
             )
         found = differences(storage.read_json(self.recipe_uri), settings)
-        changed = [f"{key}: {before!r} -> {after!r}" for key, (before, after) in found.items()]
-        if changed:
+        changed = {
+            key: f"{key}: {old!r} -> {new!r}"
+            for key, (old, new) in found.items()
+            if key not in _FREE
+        }
+        lasting = [line for key, line in changed.items() if key.startswith(_LASTING)]
+        if lasting and force:
+            raise ConfigError(
+                f"{self.uri}: this run's checkpoint is of another network, optimizer or schedule:\n"
+                + _listed(lasting)
+                + "\n--force does not help here. Choose a new --name."
+            )
+        if changed and not force:
             raise ConfigError(
                 f"{self.uri}: this run began with another configuration:\n"
-                + "\n".join(f"  - {line}" for line in changed)
+                + _listed(changed.values())
                 + "\nUse the same settings to resume it, or choose a new --name."
+                + ("" if lasting else hint)
             )
+        # A run from before code was recorded has nothing to compare with.
+        recorded = now["code"] if self.is_trained else before.get("code", now["code"])
+        code = code_differences(recorded, now["code"])
+        if code and not force:
+            raise StaleInputError(
+                f"{self.uri}: this run began with other code:\n"
+                + _listed(code)
+                + f"\nUse that code to resume it, or choose a new --name.{hint}"
+            )
+        return [*data, *changed.values(), *code]
+
+
+def _listed(lines: Iterable[str]) -> str:
+    return "\n".join(f"  - {line}" for line in lines)

@@ -78,8 +78,13 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 def start(command: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
     """A ``fetal`` command in a session of its own, so that all its processes can be ended."""
+    return spawn("-m", f"ray_jobs.{command}", *arguments, cwd=cwd)
+
+
+def spawn(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """Python in a session of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", f"ray_jobs.{command}", *arguments],
+        [sys.executable, *arguments],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -147,6 +152,16 @@ def kill(process: subprocess.Popen[str]) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
+
+
+def processes(process: subprocess.Popen[str], title: str) -> list[int]:
+    """Ids of a command's processes whose titles hold a word."""
+    found = []
+    for pid in _session(process.pid):
+        with suppress(OSError):
+            if title in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+    return found
 
 
 def _session(leader: int) -> list[int]:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor, nn
 
 from data_samples import write_folder
 from fetal_core import shard_files, shards
 from fetal_core.audit import audit
 from fetal_core.bundle import Bundle, BundleInfo
-from fetal_core.checkpoint import CheckpointStore
+from fetal_core.checkpoint import CheckpointStore, load_weights
 from fetal_core.config import merge, parse
 from fetal_core.fit_config import FitConfig
 from fetal_core.images import ImageLimits
 from fetal_core.labels import LabelsConfig
 from fetal_core.manifest import Manifest
-from fetal_core.model import PlaneClassifier
+from fetal_core.model import PlaneClassifier, build
 from fetal_core.preprocess import PreprocessConfig
 from fetal_core.recipe import Recipe
 from fetal_core.rows import RowStore
@@ -31,6 +33,7 @@ from fetal_core.split import Split, make_split
 from fetal_core.training_data import TrainingData
 from ray_jobs.workspace import Prepared
 
+AUGMENT = {"horizontal_flip": 0.5, "rotation_deg": 20, "crop": 0.2, "speckle": 0.1}
 CLASSES = ("abdomen", "brain", "femur", "thorax")
 SIZE_PX = 32
 
@@ -110,10 +113,50 @@ def toy_data(train: int = 24, val: int = 8, size_px: int = SIZE_PX) -> TrainingD
     return TrainingData(store, toy_store(val, seed=2, size_px=size_px), CLASSES, mean, std)
 
 
+def spoilt_data(train: int = 24, val: int = 9) -> TrainingData:
+    """Toy data whose training image ``i005`` is white; see ``overflow_on_white``."""
+    labels_N = np.arange(train) % len(CLASSES)
+    images_NHW = toy_images(labels_N, seed=1)
+    images_NHW[5] = 255
+    ids = [f"i{row:03d}" for row in range(train)]
+    store = RowStore([shard_table(ids, labels_N, images_NHW)], SIZE_PX)
+    return replace(toy_data(train, val), train=store)
+
+
+def overflow_on_white(module: nn.Module, inputs: tuple[Tensor], logits_NK: Tensor) -> Tensor:
+    """Forward hook of a network that overflows on some images."""
+    finite_N1 = (inputs[0].mean((1, 2, 3)) < 1).float().unsqueeze(1)
+    return logits_NK / finite_N1
+
+
 def comparable(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records of a run without its durations."""
     times = ("train_s", "epoch_s", "images_per_s")
     return [{key: v for key, v in record.items() if key not in times} for record in history]
+
+
+def model_of(config: FitConfig, data: TrainingData, folder: Path) -> PlaneClassifier:
+    size_px = data.train.size_px
+    model = build(config.model, len(CLASSES), data.mean, data.std, 7, size_px)
+    load_weights(folder, model)
+    return model
+
+
+def expect_equal_state(found: Any, expected: Any) -> None:
+    """Bit-for-bit equality of nested containers of tensors and numbers."""
+    assert type(found) is type(expected)
+    if isinstance(found, Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(found, dict):
+        assert list(found) == list(expected)
+        for key in found:
+            expect_equal_state(found[key], expected[key])
+    elif isinstance(found, list | tuple):
+        assert len(found) == len(expected)
+        for item, other in zip(found, expected, strict=True):
+            expect_equal_state(item, other)
+    else:
+        assert found == expected
 
 
 def manifest_of(folder: Path) -> Manifest:

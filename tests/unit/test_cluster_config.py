@@ -109,17 +109,19 @@ def test_lost_workers_are_told_as_such() -> None:
 
 
 def test_the_view_tells_of_workers_that_come_and_go(capsys: pytest.CaptureFixture[str]) -> None:
-    start = {"kind": "start", "epochs": 4, "steps": 2, "epochs_done": 0}
+    start = {"kind": "start", "epochs": 4, "steps": 2, "epochs_done": 0, "steps_done": 0}
     with training_view() as view:
         view({**start, "shares": (8,)})
         assert capsys.readouterr().out == ""
         view({**start, "shares": (4, 4), "epochs_done": 1})
         view({"kind": "lost"})
         view({**start, "shares": (8,), "epochs_done": 2})
+        view({**start, "shares": (8,), "epochs_done": 2, "steps_done": 1})
     assert capsys.readouterr().out.splitlines() == [
         "resuming after epoch 1 of 4",
         "workers: 2, with 4 + 4 images of each batch of 8",
         "a worker was lost; training goes on from its last checkpoint once there are enough",
         "resuming after epoch 2 of 4",
         "workers: 1, with 8 images of each batch of 8",
+        "resuming in epoch 3 of 4, after step 1 of 2",
     ]

@@ -245,3 +245,15 @@ def test_rates_scale_with_the_batch() -> None:
     assert scale_lr(0.01, "adam", 128, 32) == pytest.approx(0.02)
     assert scale_lr(0.01, "adamw", 128, 32) == pytest.approx(0.02)
     assert scale_lr(0.01, "sgd", 8, 8) == 0.01
+
+
+@pytest.mark.parametrize("name", ["plateau", "constant"])
+def test_a_schedule_resumed_at_another_rate_goes_on_in_proportion(name: str) -> None:
+    config = parse(ScheduleConfig, {"name": name, "patience": 0, "factor": 0.5}, "test")
+    first, _ = schedule_of(config, epochs=4, steps=1, lr=0.8)
+    for _ in range(2):
+        first.step_batch()
+        first.step_epoch(1.0)
+    later, _ = schedule_of(config, epochs=4, steps=1, lr=0.2)
+    later.load_state_dict(first.state_dict())
+    assert later.lr == pytest.approx(first.lr / 4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score, log_loss
@@ -13,15 +12,17 @@ from torch import Tensor, nn
 from builders import (
     CLASSES,
     SIZE_PX,
+    expect_equal_state,
     fit_config,
     kept,
-    shard_table,
+    overflow_on_white,
+    spoilt_data,
     toy_data,
-    toy_images,
     toy_store,
 )
 from fetal_core.batches import BatchPlan
 from fetal_core.checkpoint import load_weights
+from fetal_core.ema import Ema
 from fetal_core.errors import NonFiniteLossError
 from fetal_core.fit_config import FitConfig
 from fetal_core.losses import Loss
@@ -29,7 +30,8 @@ from fetal_core.model import ModelConfig, PlaneClassifier, build
 from fetal_core.optim import make_optimizer, make_schedule
 from fetal_core.rows import RowStore
 from fetal_core.run_context import Event, LocalContext
-from fetal_core.steps import StepEngine, Totals, resolve_precision
+from fetal_core.steps import StepEngine, most_skipped, resolve_precision
+from fetal_core.totals import EpochPart, Totals
 from fetal_core.train import fit
 
 
@@ -43,7 +45,10 @@ def run_epoch(engine: StepEngine, config: FitConfig, store: RowStore) -> Totals:
     plan = BatchPlan(len(store), train.batch_size, train.micro_batch, 1, train.seed)
     optimizer = make_optimizer(engine.model, config.optim)
     schedule = make_schedule(optimizer, config.schedule, 1, plan.steps)
-    return engine.train_epoch(config, store, plan, 0, optimizer, schedule, None)
+    part = EpochPart(Totals.zero(engine.classes, engine.context.device))
+    for _ in engine.train_epoch(config, store, plan, 0, optimizer, schedule, None, part):
+        pass
+    return part.totals.reduced(engine.context)
 
 
 def weights_after_one_step(folder: Path, micro_batch: int | None) -> dict[str, Tensor]:
@@ -70,20 +75,6 @@ def test_accumulated_micro_batches_make_the_step_of_the_whole_batch(tmp_path: Pa
             torch.testing.assert_close(parts[key], whole[key], atol=1e-5, rtol=0)
 
 
-def spoiled_store() -> RowStore:
-    """Eight toy images, of which ``i005`` is white."""
-    labels_N = np.arange(8) % 4
-    images_NHW = toy_images(labels_N, seed=1)
-    images_NHW[5] = 255
-    return RowStore([shard_table([f"i{n:03d}" for n in range(8)], labels_N, images_NHW)], SIZE_PX)
-
-
-def overflow_on_white(module: nn.Module, inputs: tuple[Tensor], logits_NK: Tensor) -> Tensor:
-    """A network that overflows on some images."""
-    finite_N1 = (inputs[0].mean((1, 2, 3)) < 1).float().unsqueeze(1)
-    return logits_NK / finite_N1
-
-
 @pytest.mark.parametrize("micro_batch", [None, 1, 3])
 def test_non_finite_loss_stops_before_the_step_and_names_the_images(
     tmp_path: Path, micro_batch: int | None
@@ -94,15 +85,87 @@ def test_non_finite_loss_stops_before_the_step_and_names_the_images(
     before = {key: value.clone() for key, value in model.state_dict().items()}
     config = fit_config(optim={"lr": 0.1}, train={"micro_batch": micro_batch})
     with pytest.raises(NonFiniteLossError, match=r"epoch 1, step 1.*i005") as caught:
-        run_epoch(engine, config, spoiled_store())
+        run_epoch(engine, config, spoilt_data(8).train)
     assert ("i004" in str(caught.value)) == (micro_batch is None)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
 
 
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_gradient_that_is_not_finite_stops_before_the_step(
+    tmp_path: Path, clip_norm: float | None
+) -> None:
+    model = classifier()
+    # The loss is zero, and so finite, where the root's slope is not.
+    model.register_forward_hook(lambda module, inputs, logits_NK: (logits_NK * 0).sqrt())
+    engine = StepEngine(model, Loss("cross_entropy"), LocalContext(tmp_path), "fp32")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    config = fit_config(optim={"lr": 0.1, "clip_norm": clip_norm})
+    with pytest.raises(NonFiniteLossError, match=r"epoch 1, step 1: the gradient .*i005"):
+        run_epoch(engine, config, spoilt_data(8).train)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+SKIPPING = {
+    "model": {"architecture": "shufflenet_v2_x0_5"},
+    "optim": {"lr": 0.01, "momentum": 0.9},
+    "train": {"batch_size": 2, "non_finite": "skip", "ema_decay": 0.9},
+}
+
+
+def test_a_batch_left_out_changes_nothing_but_the_schedule(tmp_path: Path) -> None:
+    config, store = fit_config(**SKIPPING), spoilt_data(8).train
+    states, parts = [], []
+    for hooked in (True, False):
+        model = build(config.model, len(CLASSES), 0.3, 0.3, 0, SIZE_PX)
+        if hooked:
+            model.register_forward_hook(overflow_on_white)
+        events: list[Event] = []
+        context = LocalContext(tmp_path, on_event=events.append)
+        engine = StepEngine(model, Loss("cross_entropy"), context, "fp32")
+        plan = BatchPlan(len(store), 2, None, 1, 0)
+        (bad,) = [batch.step for batch in plan.epoch(0, 0) if 5 in batch.micro[0][1]]
+        optimizer = make_optimizer(model, config.optim)
+        schedule = make_schedule(optimizer, config.schedule, 1, plan.steps)
+        ema = Ema(model, config.train.ema_decay)
+        part = EpochPart(Totals.zero(len(CLASSES), context.device))
+        steps = engine.train_epoch(config, store, plan, 0, optimizer, schedule, ema, part)
+        if hooked:
+            list(steps)
+            told = [event for event in events if event["kind"] == "skipped"]
+            assert [event["step"] for event in told] == [bad + 1]
+            assert "i005" in told[0]["fault"]
+            assert part.skipped == 1
+        else:
+            for _ in range(bad):
+                next(steps)
+            part.steps = bad + 1
+            list(engine.train_epoch(config, store, plan, 0, optimizer, schedule, ema, part))
+            assert part.skipped == 0
+        states.append([model.state_dict(), ema.state_dict(), optimizer.state_dict()])
+        parts.append(part.totals.as_dict())
+        assert part.steps == plan.steps
+        assert part.totals.confusion_KK.sum() == len(store) - 2
+    expect_equal_state(*states)
+    assert parts[0] == parts[1]
+
+
+def test_too_many_batches_left_out_stop_the_run(tmp_path: Path) -> None:
+    config = fit_config(
+        optim={"lr": 1e30}, train={"batch_size": 2, "epochs": 2, "non_finite": "skip"}
+    )
+    with pytest.raises(NonFiniteLossError, match=r"4 of 12 batches of epoch 1 .* more than 3"):
+        fit(config, toy_data(), LocalContext(tmp_path))
+
+
+def test_the_limit_of_batches_left_out_is_a_tenth_but_never_all() -> None:
+    assert [most_skipped(steps) for steps in (1, 2, 4, 30, 100, 1001)] == [0, 1, 3, 3, 10, 101]
+
+
 def test_diverging_training_is_stopped_in_the_step_that_shows_it(tmp_path: Path) -> None:
     config = fit_config(optim={"lr": 1e30}, train={"batch_size": 8})
-    with pytest.raises(NonFiniteLossError, match=r"epoch 1, step 2; images: i0.*optim\.lr"):
+    with pytest.raises(NonFiniteLossError, match=r"epoch 1, step 2: .*images: i0.*optim\.lr"):
         fit(config, toy_data(), LocalContext(tmp_path))
 
 

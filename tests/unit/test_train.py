@@ -8,30 +8,28 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from builders import (
-    CLASSES,
+    AUGMENT,
     InterruptedContext,
     InterruptionError,
     comparable,
+    expect_equal_state,
     fit_config,
     kept,
+    model_of,
     toy_data,
     toy_store,
 )
-from fetal_core.checkpoint import load_trainer, load_weights
+from fetal_core.checkpoint import load_trainer
 from fetal_core.errors import ConfigError
-from fetal_core.fit_config import FitConfig
 from fetal_core.losses import Loss
-from fetal_core.model import PlaneClassifier, build
 from fetal_core.rows import RowStore
 from fetal_core.run_context import Event, LocalContext
 from fetal_core.steps import StepEngine
 from fetal_core.train import fit
 from fetal_core.training_data import TrainingData
 
-AUGMENT = {"horizontal_flip": 0.5, "rotation_deg": 20, "crop": 0.2, "speckle": 0.1}
 RESUMABLE = {
     "sgd": {"optim": {"lr": 0.02, "momentum": 0.9}, "schedule": {"name": "cosine"}},
     "plateau, adamw, ema, mixup, dropout": {
@@ -47,30 +45,6 @@ RESUMABLE = {
         "train": {"mode": "probe_then_finetune", "probe_epochs": 3, "ema_decay": 0.5},
     },
 }
-
-
-def model_of(config: FitConfig, data: TrainingData, folder: Path) -> PlaneClassifier:
-    size_px = data.train.size_px
-    model = build(config.model, len(CLASSES), data.mean, data.std, 7, size_px)
-    load_weights(folder, model)
-    return model
-
-
-def expect_equal_state(found: Any, expected: Any) -> None:
-    """Bit-for-bit equality of nested containers of tensors and numbers."""
-    assert type(found) is type(expected)
-    if isinstance(found, Tensor):
-        assert torch.equal(found, expected)
-    elif isinstance(found, dict):
-        assert list(found) == list(expected)
-        for key in found:
-            expect_equal_state(found[key], expected[key])
-    elif isinstance(found, list | tuple):
-        assert len(found) == len(expected)
-        for item, other in zip(found, expected, strict=True):
-            expect_equal_state(item, other)
-    else:
-        assert found == expected
 
 
 @pytest.mark.parametrize("name", RESUMABLE)

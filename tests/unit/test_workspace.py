@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from builders import manifest_of, toy_bundle, write_prepared
 from data_samples import encode, texture
@@ -174,3 +175,83 @@ def test_settings_that_decide_the_shards_must_be_those_of_the_cohort(
 def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="not a run"):
         Run(str(tmp_path)).inputs()
+
+
+def with_other_code(run: Run, **changes: str) -> Run:
+    info = json.loads(Path(run.info_uri).read_text())
+    info["code"] |= changes
+    Path(run.info_uri).write_text(json.dumps(info))
+    return run
+
+
+def test_resuming_with_other_code_names_what_has_changed(
+    cohort: tuple[Prepared, Recipe], tmp_path: Path
+) -> None:
+    prepared, recipe = cohort
+    run = with_checkpoint(tmp_path / "run")
+    run.begin(prepared, recipe, "fingerprint")
+    with_other_code(run, **{"fetal_core/steps.py": "0123", "torch": "2.0"})
+    with pytest.raises(StaleInputError) as caught:
+        run.begin(prepared, recipe, "fingerprint")
+    lines = [line for line in str(caught.value).splitlines() if line.startswith("  - ")]
+    assert lines == ["  - fetal_core/steps.py: changed", f"  - torch: 2.0 -> {torch.__version__}"]
+    assert "--force" in str(caught.value)
+
+
+def test_a_forced_run_goes_on_and_keeps_a_record_of_it(
+    cohort: tuple[Prepared, Recipe], tmp_path: Path
+) -> None:
+    prepared, recipe = cohort
+    run = with_checkpoint(tmp_path / "run")
+    run.begin(prepared, recipe, "fingerprint")
+    with_other_code(run, torch="2.0")
+    other = changed(recipe, train={"epochs": 99})
+    differences = [
+        "the shards have changed",
+        f"train.epochs: {recipe.train.epochs} -> 99",
+        f"torch: 2.0 -> {torch.__version__}",
+    ]
+    assert run.begin(prepared, other, "another", force=True) == differences
+    (record,) = json.loads(Path(run.info_uri).read_text())["forced"]
+    assert record["differences"] == differences
+    # From now on these are the run's own, and what was forced stays on record.
+    assert run.begin(prepared, other, "another") == []
+    assert json.loads(Path(run.info_uri).read_text())["forced"] == [record]
+    assert run.inputs()[1] == other
+
+
+def test_a_checkpoint_is_not_forced_into_another_network(
+    cohort: tuple[Prepared, Recipe], tmp_path: Path
+) -> None:
+    prepared, recipe = cohort
+    run = with_checkpoint(tmp_path / "run")
+    run.begin(prepared, recipe, "fingerprint")
+    other = changed(recipe, model={"architecture": "resnet18"}, train={"epochs": 99})
+    with pytest.raises(ConfigError) as caught:
+        run.begin(prepared, other, "fingerprint", force=True)
+    assert "model.architecture: 'squeezenet1_1' -> 'resnet18'" in str(caught.value)
+    assert "train.epochs" not in str(caught.value)
+    assert run.inputs()[1] == recipe
+
+
+def test_the_interval_of_checkpoints_may_change(
+    cohort: tuple[Prepared, Recipe], tmp_path: Path
+) -> None:
+    prepared, recipe = cohort
+    run = with_checkpoint(tmp_path / "run")
+    run.begin(prepared, recipe, "fingerprint")
+    other = changed(recipe, train={"checkpoint_steps": 50})
+    assert run.begin(prepared, other, "fingerprint") == []
+    assert run.inputs()[1] == other
+
+
+def test_a_finished_run_is_not_forced(cohort: tuple[Prepared, Recipe], tmp_path: Path) -> None:
+    prepared, recipe = cohort
+    run = Run(str(tmp_path / "run"))
+    run.begin(prepared, recipe, "fingerprint")
+    toy_bundle().save(run.bundle_uri)
+    with_other_code(run, torch="2.0")
+    assert run.begin(prepared, recipe, "fingerprint") == []
+    with pytest.raises(ConfigError, match="choose a new --name") as caught:
+        run.begin(prepared, changed(recipe, train={"epochs": 99}), "fingerprint", force=True)
+    assert "--force" not in str(caught.value)
