@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 
 from cohorts import end_group, kill, run, start
@@ -129,6 +131,14 @@ def test_a_promoted_version_serves_without_a_failed_request(
     assert sure["2"] < sure["1"]
 
 
+def told(message: str) -> bool:
+    """Whether a process of Ray's has logged it."""
+    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray"
+    logs = folder / ray.get_runtime_context().get_session_name() / "logs"
+    files = [*logs.glob("worker-*.err"), *logs.glob("serve/*.log")]
+    return any(message in file.read_text(errors="replace") for file in files)
+
+
 def test_a_version_that_cannot_be_used_is_passed_over(
     address: str, registry: Registry, trained: TrainOutcome, tmp_path: Path, cohort: Path
 ) -> None:
@@ -139,8 +149,12 @@ def test_a_version_that_cannot_be_used_is_passed_over(
     version = registry.register(str(tmp_path / "broken"), "planes")
     serving_now = get(f"{address}/v1/model")[1]["version"]
     registry.promote("planes", version, "champion")
+    refusal = f"{registry.bundle_uri('planes', version)}: the model does not give one finite score"
     try:
-        time.sleep(4)
+        deadline = time.monotonic() + 60
+        while not told(refusal):
+            assert time.monotonic() < deadline, "no replica has looked at it"
+            time.sleep(0.2)
         data = next((cohort / "images").iterdir()).read_bytes()
         status, found = get(f"{address}/v1/predict", data)
         assert (status, found["model"]["version"]) == (200, serving_now)
