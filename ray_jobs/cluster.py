@@ -298,3 +298,5 @@ def _configure_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    # Its reader of Parquet footers starts four processes for a dataset, for a few files of ours.
+    context.use_datasource_v2 = False

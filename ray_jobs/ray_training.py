@@ -32,7 +32,6 @@ OnEvent = Callable[[Event], None]
 
 _GLIBC = "GLIBC_TUNABLES"
 _KEEP_MEMORY = (
-    "glibc.malloc.hugetlb=1",
     f"glibc.malloc.mmap_threshold={1 << 30}",
     f"glibc.malloc.trim_threshold={8 << 30}",
     # Ray runs the loop in a thread, whose own arena could not hold blocks above 64 MB.
