@@ -14,7 +14,8 @@ import torch
 from ray.train.v2._internal.constants import HEALTH_CHECK_INTERVAL_S_ENV_VAR
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from fetal_core.arrow_files import filesystem
+from fetal_core import storage
+from fetal_core.arrow_files import WholeFiles, filesystem
 from fetal_core.batches import BatchPlan
 from fetal_core.errors import ConfigError
 from fetal_core.fit_config import FitConfig
@@ -184,6 +185,8 @@ def check_elastic(config: FitConfig, cluster: ClusterConfig, rows: int) -> None:
 
 def _run_config(uri: str, cluster: ClusterConfig, failures: Any) -> ray.train.RunConfig:
     fs, path = filesystem(uri)
+    if not storage.is_remote(uri):
+        fs = WholeFiles()
     return ray.train.RunConfig(
         name=CHECKPOINTS,
         storage_path=path,

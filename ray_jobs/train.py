@@ -97,6 +97,7 @@ def train(
     with closing(log), TrackedRun(tracker(), run.uri, params, run.has_checkpoint) as tracked:
         with connected():
             check_capacity(cluster)
+            run.remove_leftovers()
             on_event({"kind": "starting"})
             inputs = Inputs.load(prepared.shards_uri, index)
             result = train_on_ray(
