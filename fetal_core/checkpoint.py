@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -16,11 +18,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fetal_core import storage
-from fetal_core.errors import ModelError, StorageError
+from fetal_core.errors import CheckpointError, ModelError, StorageError, StoreAwayError
 
 WEIGHTS = "model.safetensors"
 TRAINER = "trainer.pt"
 _INDEX = "index.json"
+# Between attempts to write a checkpoint: a full disk may be noticed and cleared meanwhile.
+WAITS_S = (1.0, 4.0, 15.0)
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -74,7 +81,9 @@ def save_trainer(folder: Path, state: dict[str, Any]) -> None:
     """
     file = folder / TRAINER
     try:
-        torch.save(state, file)
+        # Through a file of our own: torch's says nothing of the reason when the disk is full.
+        with file.open("wb") as target:
+            torch.save(state, target)
     except (OSError, RuntimeError) as error:
         raise StorageError(f"{file}: cannot be written: {error}") from None
 
@@ -94,6 +103,38 @@ def load_trainer(folder: Path) -> dict[str, Any]:
     return state
 
 
+def patiently(write: Callable[[], T], where: str, waits_s: Sequence[float] = WAITS_S) -> T:
+    """Write a checkpoint, after a failure again.
+
+    Args:
+        write: leaves nothing behind that counts when it fails.
+        where: for messages.
+        waits_s: before each further attempt.
+
+    Raises:
+        CheckpointError: no attempt succeeded.
+        StoreAwayError: an object store did not answer; it has been waited for already.
+    """
+    for wait_s in (*waits_s, None):
+        try:
+            return write()
+        except StoreAwayError:
+            raise
+        except (OSError, StorageError) as error:
+            if wait_s is None:
+                raise CheckpointError(_not_written(where, error, len(waits_s) + 1)) from None
+            logger.warning("%s: no checkpoint: %s; again in %g s", where, error, wait_s)
+            time.sleep(wait_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _not_written(where: str, error: Exception, attempts: int) -> str:
+    return (
+        f"{where}: the checkpoint cannot be written, tried {attempts} times: {error}. Make room or "
+        "mend the access there; the one before it is whole, and the same command goes on from it."
+    )
+
+
 class CheckpointStore:
     """The latest and the best checkpoint of a run, in a folder or under an S3 prefix.
 
@@ -101,9 +142,13 @@ class CheckpointStore:
     while it saves leaves the previous ones as they were.
     """
 
-    def __init__(self, uri: str) -> None:
-        """Checkpoints lie in folders below ``uri``; nothing is written yet."""
+    def __init__(self, uri: str, waits_s: Sequence[float] = WAITS_S) -> None:
+        """Checkpoints lie in folders below ``uri``; nothing is written yet.
+
+        ``waits_s`` is how long to wait before each further attempt to write one.
+        """
         self.uri = storage.absolute(uri)
+        self._waits_s = waits_s
 
     def location(self, which: Literal["latest", "best"]) -> str | None:
         """Folder of a checkpoint, None before the first."""
@@ -121,17 +166,17 @@ class CheckpointStore:
         Raises:
             StorageError: it cannot be written; the previous checkpoints stay.
         """
+        patiently(lambda: self._add(name, save, is_best), self.uri, self._waits_s)
+
+    def _add(self, name: str, save: Callable[[Path], None], is_best: bool) -> None:
         before = self._index()
-        try:
-            if storage.is_remote(self.uri):
-                # Files in a bucket change one by one: never those of a checkpoint that counts.
-                while name in before.values():
-                    name += "-again"
-                self._upload(name, save)
-            else:
-                self._place(name, save)
-        except OSError as error:
-            raise StorageError(f"{self.uri}: cannot be written: {error}") from None
+        if storage.is_remote(self.uri):
+            # Files in a bucket change one by one: never those of a checkpoint that counts.
+            while name in before.values():
+                name += "-again"
+            self._upload(name, save)
+        else:
+            self._place(name, save)
         after = before | {"latest": name} | ({"best": name} if is_best else {})
         storage.write_json(storage.join(self.uri, _INDEX), after)
         # Also what a process left behind that died before it came here.

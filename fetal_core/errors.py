@@ -54,6 +54,10 @@ class StoreAwayError(StorageError):
     """An object store did not answer for as long as it is asked again."""
 
 
+class CheckpointError(StorageError):
+    """A checkpoint could not be written, however often it was tried; the previous one is whole."""
+
+
 class ImageError(FetalError):
     """Bytes are not an image that this project reads; ``kind`` is the finding's identifier."""
 

@@ -122,7 +122,8 @@ class Schedule:
         self._per_step.last_epoch = state["step"]
         if self._plateau:
             self._plateau.load_state_dict(state["plateau"])
-        bases = zip(state["base_lrs"], self._per_step.base_lrs, strict=True)
+        own = self._per_step.base_lrs
+        bases = zip(state.get("base_lrs", own), own, strict=True)
         groups = zip(self._optimizer.param_groups, state["lrs"], bases, strict=True)
         for group, lr, (old, new) in groups:
             group["lr"] = lr if old == new else lr * new / old

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from fetal_core.checkpoint import CheckpointStore
+from fetal_core.checkpoint import WAITS_S, CheckpointStore
 
 Event = dict[str, Any]
 Request = Literal["checkpoint", "stop"]
@@ -91,12 +91,14 @@ class LocalContext:
         device: str = "cpu",
         on_event: Callable[[Event], None] | None = None,
         on_report: Callable[[Mapping[str, float]], None] | None = None,
+        waits_s: Sequence[float] = WAITS_S,
     ) -> None:
         """Checkpoints go to ``folder`` (local or S3), events to ``on_event``.
 
-        ``on_report`` gets the numbers of every epoch once its checkpoint is safe.
+        ``on_report`` gets the numbers of every epoch once its checkpoint is safe; ``waits_s`` are
+        those of the ``CheckpointStore``.
         """
-        self.checkpoints = CheckpointStore(str(folder))
+        self.checkpoints = CheckpointStore(str(folder), waits_s)
         self.device = torch.device(device)
         self._on_event = on_event
         self._on_report = on_report

@@ -8,7 +8,7 @@ from typing import Any
 from ray.exceptions import RayTaskError
 from ray.train import UserCallback
 
-from fetal_core.errors import FetalError, StorageError
+from fetal_core.errors import CheckpointError, FetalError, StorageError
 
 
 class WorkerDiedError(FetalError):
@@ -46,8 +46,9 @@ class FailureCallback(UserCallback):
         """Raise the project's own exception, if that is what a worker ended with."""
         for error in worker_exceptions.values():
             found = user_error(error)
-            # A storage may answer at the next attempt.
-            if found is not None and not isinstance(found, StorageError):
+            # A storage may answer at the next attempt; a checkpoint has had its attempts.
+            again = isinstance(found, StorageError) and not isinstance(found, CheckpointError)
+            if found is not None and not again:
                 raise found
         self._on_lost()
 

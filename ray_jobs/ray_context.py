@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 from ray.train import CheckpointConsistencyMode
 from torch import Tensor, nn
 
-from fetal_core.checkpoint import CheckpointStore
+from fetal_core.checkpoint import CheckpointStore, patiently
+from fetal_core.errors import StorageError
 from fetal_core.run_context import Event, Request, epoch_name, step_name
 
 _STEP_EVENTS_S = 0.5
@@ -73,9 +74,9 @@ class RayContext:
             ray.train.report(dict(metrics))
             return
         with tempfile.TemporaryDirectory(prefix="fetal-checkpoint-") as folder:
-            save(Path(folder))
+            patiently(lambda: save(Path(folder)), folder)
             checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(dict(metrics), checkpoint=checkpoint)
+            ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_upload_fn=_persist)
 
     def keep(self, epoch: int, step: int, save: Callable[[Path], None]) -> None:
         """Report to Ray Train, which keeps the latest checkpoint beside the best one."""
@@ -123,6 +124,27 @@ class RayContext:
         answer = self._mailbox.put.remote(event)
         if self._answer is None:
             self._answer = answer
+
+
+def _persist(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+    """Copy a checkpoint to where the run's lie; what is half copied is removed.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    place = ray.train.get_context().get_storage()
+    target: str = place.build_checkpoint_path_from_name(name)
+
+    def copy() -> ray.train.Checkpoint:
+        try:
+            kept: ray.train.Checkpoint = place.persist_current_checkpoint(checkpoint, name)
+            return kept
+        except (OSError, StorageError):
+            with suppress(OSError, StorageError):
+                place.storage_filesystem.delete_dir(target)
+            raise
+
+    return patiently(copy, target)
 
 
 class StoredRayContext(RayContext):

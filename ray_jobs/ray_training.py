@@ -13,7 +13,8 @@ import torch
 from ray.train.v2._internal.constants import HEALTH_CHECK_INTERVAL_S_ENV_VAR
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from fetal_core.arrow_files import filesystem
+from fetal_core import storage
+from fetal_core.arrow_files import WholeFiles, filesystem
 from fetal_core.batches import BatchPlan
 from fetal_core.errors import ConfigError
 from fetal_core.fit_config import FitConfig
@@ -169,6 +170,8 @@ def allocator_settings() -> dict[str, str]:
 
 def _run_config(uri: str, cluster: ClusterConfig, failures: FailureCallback) -> ray.train.RunConfig:
     fs, path = filesystem(uri)
+    if not storage.is_remote(uri):
+        fs = WholeFiles()
     # Its annotations are those of an older version.
     config: Any = ray.train.RunConfig
     run: ray.train.RunConfig = config(

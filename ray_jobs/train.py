@@ -99,6 +99,7 @@ def train(
     with closing(log), TrackedRun(tracker(), run.uri, params, run.has_checkpoint) as tracked:
         with connected():
             check_capacity(cluster)
+            run.remove_leftovers()
             on_event({"kind": "starting"})
             load = partial(Inputs.load, prepared.shards_uri, index)
             # Workers that hold the last processor would wait for ever for what is read with it.

@@ -195,6 +195,25 @@ class Run:
         storage.write_json(self.info_uri, now)
         return found
 
+    def remove_leftovers(self) -> None:
+        """Remove checkpoints that a killed process has begun to write; nothing names them.
+
+        Raises:
+            StorageError: they cannot be removed.
+        """
+        folder = storage.join(self.uri, CHECKPOINTS)
+        if not storage.is_dir(folder):
+            return
+        named: set[str] = set()
+        if self.has_checkpoint:
+            snapshot = storage.read_json(storage.join(folder, _SNAPSHOT))
+            named = {result["checkpoint_dir_name"] for result in snapshot["checkpoint_results"]}
+        depth = len(folder.split("/"))
+        found = {uri.split("/")[depth] for uri in storage.list_files(folder)}
+        for name in found - named:
+            if name.startswith("checkpoint_") and name != _SNAPSHOT:
+                storage.remove(storage.join(folder, name))
+
     def inputs(self) -> tuple[Prepared, Recipe]:
         """The cohort and the recipe of this run.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from builders import disk_of
 from cohorts import flags, interrupt_when, kill, processes, recipe, run, spawn
 from fetal_core.bundle import Bundle
 from fetal_core.recipe import Recipe
@@ -216,3 +217,26 @@ def test_a_signal_leaves_a_checkpoint_of_the_step_it_came_in(
     assert code == 0, output
     assert f"resuming {where}" in output
     expect_equal(folder, undisturbed)
+
+
+def test_a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room(
+    prepared: PrepareOutcome, settings: Recipe, undisturbed: TrainOutcome, tmp_path: Path
+) -> None:
+    command = ("train", prepared.prepared.uri, *flags(settings))
+    (checkpoint,) = list(Path(undisturbed.run.uri).glob("checkpoints/checkpoint_*/trainer.pt"))[:1]
+    size_bytes = sum(file.stat().st_size for file in checkpoint.parent.iterdir())
+    # Room for the best one and the latest, but not for another before the latest is dropped.
+    with disk_of(5 * size_bytes // 2, tmp_path / "runs") as (runs, make_room):
+        folder = runs / "run"
+        code, output = run(*command, cwd=tmp_path)
+        assert code == 2, output
+        assert "the checkpoint cannot be written" in output
+        assert "No space left" in output
+        assert "Traceback" not in output
+        assert len(list(folder.glob("checkpoints/checkpoint_*/"))) == 2
+
+        make_room()
+        code, output = run(*command, cwd=tmp_path)
+        assert code == 0, output
+        assert f"resuming in epoch 2 of {EPOCHS}, after step {INTERVAL} of" in output
+        expect_equal(folder, undisturbed)

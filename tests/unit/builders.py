@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -235,3 +238,19 @@ def disk_refuses_files_over(limit_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def disk_of(size_bytes: int, folder: Path) -> Iterator[tuple[Path, Callable[[], object]]]:
+    """A file system of its own while the block lasts, and what makes it much larger."""
+    folder.mkdir()
+    options = f"size={size_bytes}"
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("to mount a small disk needs root and a kernel that allows it")
+    larger = ["mount", "-o", f"remount,size={10 * size_bytes}", str(folder)]
+    try:
+        yield folder, lambda: subprocess.run(larger, check=True)
+    finally:
+        # Lazily: weights may still be mapped from a file there.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

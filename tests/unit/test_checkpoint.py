@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,17 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from builders import SIZE_PX, disk_refuses_files_over, kept
+from builders import (
+    SIZE_PX,
+    comparable,
+    disk_of,
+    disk_refuses_files_over,
+    fit_config,
+    kept,
+    toy_data,
+)
 from fetal_core import storage
+from fetal_core.arrow_files import WholeFiles
 from fetal_core.checkpoint import (
     TRAINER,
     WEIGHTS,
@@ -22,9 +34,10 @@ from fetal_core.checkpoint import (
     save_trainer,
     save_weights,
 )
-from fetal_core.errors import ModelError, StorageError
+from fetal_core.errors import CheckpointError, ModelError, StorageError
 from fetal_core.model import ModelConfig, PlaneClassifier, build
 from fetal_core.run_context import LocalContext
+from fetal_core.train import fit
 
 
 def classifier(seed: int, classes: int = 4, architecture: str = "squeezenet1_1") -> PlaneClassifier:
@@ -124,7 +137,7 @@ def test_local_context_keeps_the_latest_and_the_best_checkpoint(tmp_path: Path) 
 
 
 def test_failing_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
-    context = LocalContext(tmp_path)
+    context = LocalContext(tmp_path, waits_s=())
     context.report({"epoch": 1, "is_best": 1.0}, lambda folder: save_text("good", folder))
 
     def fail(folder: Path) -> None:
@@ -144,7 +157,7 @@ def test_failing_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
 def test_a_full_disk_is_a_storage_error_and_leaves_the_old_checkpoint(
     tmp_path: Path, save: Callable[[Path, dict[str, torch.Tensor]], None]
 ) -> None:
-    store = CheckpointStore(str(tmp_path))
+    store = CheckpointStore(str(tmp_path), waits_s=(0.0,))
     store.add("one", lambda folder: save_text("good", folder), True)
     large = {"weight": torch.zeros(1 << 19)}
     with disk_refuses_files_over(1 << 20), pytest.raises(StorageError, match="cannot be written"):
@@ -175,3 +188,58 @@ def test_store_keeps_checkpoints_in_s3(bucket: str) -> None:
         assert load_file(folder / WEIGHTS)["weight"].equal(weights["weight"])
     kept = {storage.name(uri.rsplit("/", 1)[0]) for uri in storage.list_files(store.uri)}
     assert kept == {"checkpoints", "epoch-0001", "epoch-0003"}
+
+
+def test_a_disk_that_is_full_for_a_moment_costs_no_checkpoint(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), waits_s=(0.0, 0.0))
+    attempts = []
+
+    def save(folder: Path) -> None:
+        attempts.append(folder)
+        save_text("whole", folder)
+        if len(attempts) < 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store.add("one", save, True)
+    assert len(attempts) == 3
+    with store.best() as folder:
+        assert (folder / "text").read_text() == "whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.json", "one"]
+
+
+def test_a_full_disk_stops_training_with_the_checkpoint_before_it_whole(tmp_path: Path) -> None:
+    config = fit_config(train={"epochs": 2, "checkpoint_steps": 1, "batch_size": 6})
+    data = toy_data(12, 4)
+    expected = fit(config, data, LocalContext(tmp_path / "whole")).history
+    checkpoint = kept(tmp_path / "whole", "latest")
+    size_bytes = sum(file.stat().st_size for file in checkpoint.iterdir())
+    # Room for the best one and the latest, but not for another before the latest is dropped.
+    with disk_of(5 * size_bytes // 2, tmp_path / "disk") as (disk, make_room):
+        context = LocalContext(disk, waits_s=(0.0, 0.0))
+        with pytest.raises(CheckpointError, match="No space left") as caught:
+            fit(config, data, context)
+        assert "tried 3 times" in str(caught.value)
+        assert kept(disk, "latest").name == "epoch-0002-step-000001"
+        assert sorted(path.name for path in disk.iterdir() if path.is_dir()) == [
+            "epoch-0001",
+            "epoch-0002-step-000001",
+        ]
+        make_room()
+        assert comparable(fit(config, data, context).history) == comparable(expected)
+
+
+def test_a_list_of_checkpoints_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    files, path = pickle.loads(pickle.dumps(WholeFiles())), str(tmp_path / "list.json")
+    with files.open_output_stream(path) as file:
+        file.write(b"old")
+    with suppress(InterruptedError), files.open_output_stream(path) as file:
+        file.write(b"ne")
+        raise InterruptedError
+    with (
+        disk_refuses_files_over(1 << 10),
+        pytest.raises(StorageError, match="cannot be written"),
+        files.open_output_stream(path) as file,
+    ):
+        file.write(bytes(1 << 11))
+    assert Path(path).read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["list.json"]

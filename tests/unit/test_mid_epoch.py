@@ -28,6 +28,7 @@ from builders import (
 from fetal_core.checkpoint import Progress, load_trainer
 from fetal_core.fit_config import FitConfig
 from fetal_core.run_context import Event, LocalContext, Request
+from fetal_core.runlog import RunLog, training_history
 from fetal_core.train import fit
 from ranks import fit_on_ranks
 
@@ -160,6 +161,25 @@ def test_a_newer_checkpoint_inside_an_epoch_leaves_the_best_epochs(tmp_path: Pat
     assert kept(tmp_path, "latest").name == "epoch-0002-step-000002"
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["epoch-0001", "epoch-0002-step-000002", "index.json"]
+
+
+def test_checkpoints_inside_an_epoch_are_told_but_are_no_epochs(tmp_path: Path) -> None:
+    log = RunLog(str(tmp_path / "log"), plots=False)
+    events: list[Event] = []
+    reports: list[float] = []
+
+    def take(event: Event) -> None:
+        events.append(event)
+        log(event)
+
+    context = LocalContext(
+        tmp_path / "run", "cpu", take, lambda epoch: reports.append(epoch["epoch"])
+    )
+    fit(config_of("after a probe", checkpoint_steps=3), DATA, context)
+    kept = [(event["epoch"], event["step"]) for event in events if event["kind"] == "kept"]
+    assert kept == [(1, 3), (2, 3)]
+    assert [record["epoch"] for record in training_history(str(tmp_path / "log"))] == [1, 2]
+    assert reports == [1, 2]
 
 
 def test_an_epoch_that_is_cut_differently_now_begins_anew(tmp_path: Path) -> None:

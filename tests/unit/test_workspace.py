@@ -255,3 +255,21 @@ def test_a_finished_run_is_not_forced(cohort: tuple[Prepared, Recipe], tmp_path:
     with pytest.raises(ConfigError, match="choose a new --name") as caught:
         run.begin(prepared, changed(recipe, train={"epochs": 99}), "fingerprint", force=True)
     assert "--force" not in str(caught.value)
+
+
+def test_checkpoints_that_nothing_names_are_removed(tmp_path: Path) -> None:
+    run = with_checkpoint(tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    for name in ("checkpoint_1", "checkpoint_2"):
+        (folder / name).mkdir()
+        (folder / name / "model").write_text("weights")
+    snapshot = {"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1"}]}
+    (folder / "checkpoint_manager_snapshot.json").write_text(json.dumps(snapshot))
+    (folder / "other").write_text("not Ray's")
+    run.remove_leftovers()
+    left = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert left == {"checkpoint_1/model", "checkpoint_manager_snapshot.json", "other"}
+
+
+def test_a_run_without_any_checkpoint_has_no_leftovers_to_mind(tmp_path: Path) -> None:
+    Run(str(tmp_path / "run")).remove_leftovers()
