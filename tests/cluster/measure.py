@@ -70,8 +70,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder with images/ and labels.csv")
     parser.add_argument("--images", type=int, default=3000, help="the first rows of the table")
+    parser.add_argument("--hosts", type=int, nargs="+", default=[1, 2], help="numbers of hosts")
     parser.add_argument("--size-px", type=int, default=128)
-    parser.add_argument("--limit-s", type=float, default=3600, help="for each of the four commands")
+    parser.add_argument("--limit-s", type=float, default=3600, help="for each of the commands")
     args = parser.parse_args()
     if reason := missing():
         sys.exit(f"error: {reason}")
@@ -85,7 +86,7 @@ def main() -> None:
         # Each host holds all rows in memory, with room to spare: spilling is not what is measured.
         rows_bytes = images * args.size_px**2
         cluster = Cluster(net, store, OBJECT_STORE_BYTES + 2 * rows_bytes)
-        for hosts in (1, 2):
+        for hosts in args.hosts:
             measure(cluster, args, hosts)
 
 
