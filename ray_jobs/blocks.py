@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+from ray.exceptions import RayTaskError
 
 from fetal_core import storage
 from fetal_core.arrow_files import filesystem
@@ -49,7 +50,13 @@ def load_blocks(uri: str, index: ShardIndex, parts: Sequence[str]) -> dict[str, 
     blocks: dict[str, list[Any]] = {}
     for part in parts:
         files = shard_files(uri, index, (part,))
-        dataset = read_shards(files).materialize() if files else None
+        try:
+            dataset = read_shards(files).materialize() if files else None
+        except RayTaskError as error:
+            reason = str(error.cause).rstrip(".")
+            raise StorageError(
+                f"{storage.join(uri, part)}: cannot be read: {reason}. Run `fetal prepare` again."
+            ) from None
         rows = dataset.count() if dataset is not None else 0
         if rows != index.rows(part):
             raise StorageError(f"{uri}/{part}: {rows} rows were read, {index.rows(part)} expected")

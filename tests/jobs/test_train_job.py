@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,24 @@ def test_one_rank_and_two_give_the_same_losses(prepared: PrepareOutcome, tmp_pat
         one, two = ([record[key] for record in curves[ranks]] for ranks in (1, 2))
         assert len(set(one)) == 3
         assert two == pytest.approx(one, rel=1e-3)
+
+
+def test_a_damaged_shard_is_told_by_its_place(
+    prepared: PrepareOutcome, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    """Of the size that the index tells, so that only who reads it finds out."""
+    shutil.copytree(prepared.prepared.uri, tmp_path / "damaged")
+    shard = tmp_path / "damaged/shards/train/00000.parquet"
+    data = shard.read_bytes()
+    third = len(data) // 3
+    shard.write_bytes(data[:third] + bytes(third) + data[2 * third :])
+    runs = str(tmp_path / "runs")
+    flagged = flags(small_recipe)
+    code, output = run("train", str(tmp_path / "damaged"), "--runs", runs, *flagged, cwd=tmp_path)
+    assert code == 2, output
+    where = f"error: {shard.parent}: cannot be read"
+    assert output.count(where) == 1
+    assert output.endswith("Run `fetal prepare` again.\n"), output
 
 
 @pytest.mark.timeout(900)
