@@ -63,6 +63,21 @@ def undisturbed(
     return train(prepared.prepared.uri, folder, settings, ClusterConfig(), lambda _: None)
 
 
+@pytest.fixture(scope="module")
+def long_settings(settings: Recipe) -> Recipe:
+    """Checkpoints at the end of epochs only, of which there are enough to be interrupted in."""
+    longer = settings.train.model_copy(update={"checkpoint_steps": 0, "epochs": 10 * EPOCHS})
+    return settings.model_copy(update={"train": longer})
+
+
+@pytest.fixture(scope="module")
+def long_undisturbed(
+    prepared: PrepareOutcome, long_settings: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> TrainOutcome:
+    folder = str(tmp_path_factory.mktemp("long-undisturbed") / "run")
+    return train(prepared.prepared.uri, folder, long_settings, ClusterConfig(), lambda _: None)
+
+
 def expect_equal(run_uri: Path, undisturbed: TrainOutcome) -> None:
     """The same records and, bit for bit, the same weights."""
     assert history(str(run_uri)) == history(undisturbed.run.uri)
@@ -193,16 +208,12 @@ def test_a_killed_worker_repeats_an_interval_at_most_and_changes_nothing(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_checkpoint_of_the_step_it_came_in(
     prepared: PrepareOutcome,
-    settings: Recipe,
-    undisturbed: TrainOutcome,
+    long_settings: Recipe,
+    long_undisturbed: TrainOutcome,
     tmp_path: Path,
     number: int,
 ) -> None:
-    # Checkpoints only at the end of epochs, but for the one that the signal asks for.
-    slow = settings.model_copy(
-        update={"train": settings.train.model_copy(update={"checkpoint_steps": 0})}
-    )
-    command = ("train", prepared.prepared.uri, *flags(slow))
+    command = ("train", prepared.prepared.uri, *flags(long_settings))
     folder = tmp_path / "runs/run"
     code, output = interrupt_when(
         lambda: bool(history(str(folder))), *command, cwd=tmp_path, number=number
@@ -216,7 +227,7 @@ def test_a_signal_leaves_a_checkpoint_of_the_step_it_came_in(
     code, output = run(*command, cwd=tmp_path)
     assert code == 0, output
     assert f"resuming {where}" in output
-    expect_equal(folder, undisturbed)
+    expect_equal(folder, long_undisturbed)
 
 
 def test_a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room(
