@@ -58,7 +58,10 @@ def reference(
 @pytest.fixture(scope="session")
 def trained(cluster: Cluster, preparation: str) -> str:
     """A run of two hosts, one worker on each; its key in the store."""
-    head, _ = cluster.size(2)
-    code, output = head.run(*train_command("plain", "--cluster.workers", "2"))
+    hosts = cluster.size(2)
+    code, output = hosts[0].run(*train_command("plain", "--cluster.workers", "2"))
     assert code == 0, output
+    # A worker takes all CPUs of a host, and each has left its log where it ran.
+    for host in hosts:
+        assert list(host.folder.glob("ray/session_*/logs/train/*worker*.log")), host.name
     return "runs/plain"
