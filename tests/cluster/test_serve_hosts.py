@@ -116,7 +116,7 @@ def test_both_hosts_answer_and_one_may_be_lost(service: Service) -> None:
     with service.cluster.network.switch.entered():
         for host in (head, worker) * 5:
             service.predict([host])
-        # Each host's proxy prefers the replica beside it, but need not take it, for metrics neither.
+        # Each host's proxy prefers the replica beside it, but need not take it, nor for metrics.
         for _ in range(10):
             answered = [service.answered(host) for host in (head, worker)]
             if sum(answered) == 10:
