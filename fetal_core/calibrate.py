@@ -77,6 +77,8 @@ def fit_temperature(logits_NK: NDArray[np.floating], labels_N: IntArray) -> Temp
     Stays at 1 without images, and without mistakes: there the likelihood only grows as the
     temperature falls to 0, and every confidence would become 1.
     """
+    from scipy.optimize import minimize_scalar  # not at the start of every stage
+
     if len(labels_N) == 0:
         return Temperature(1.0, None, None, None, None, "the calibration part has no images")
     ece = reliability(labels_N, apply_temperature(logits_NK, 1.0)).ece
@@ -85,8 +87,6 @@ def fit_temperature(logits_NK: NDArray[np.floating], labels_N: IntArray) -> Temp
         reason = "the calibration part has no mistake to learn a temperature from"
         return Temperature(1.0, nll, nll, ece, ece, reason)
     logits_NK = logits_NK.astype(np.float64)
-    from scipy.optimize import minimize_scalar
-
     best = minimize_scalar(
         lambda log_t: nll_of_logits(labels_N, logits_NK / math.exp(log_t)),
         bounds=(math.log(_TEMPERATURES[0]), math.log(_TEMPERATURES[1])),
@@ -140,9 +140,9 @@ def choose_threshold(
 
 def upper_bound(errors_G: IntArray, trials_G: IntArray, confidence: float) -> FloatArray:
     """One-sided Clopper-Pearson bounds of error rates; 1 where every trial failed."""
-    right_G = trials_G - errors_G
-    from scipy.stats import beta
+    from scipy.stats import beta  # as above
 
+    right_G = trials_G - errors_G
     bound_G: FloatArray = beta.ppf(confidence, errors_G + 1, np.maximum(right_G, 1))
     return np.where(right_G > 0, bound_G, 1.0)
 

@@ -5,7 +5,7 @@
 DATA is a folder such as `fetal phantom` draws. Both hosts compute on the same processors, so that
 two are no faster than one: what differs is what working together costs. Root is needed. Ctrl-C,
 SIGTERM and errors end the hosts and remove all that they wrote. With 200 images it takes three
-minutes, most of them for starting; by its rates then, 12,400 would take about half an hour.
+minutes, most of them for starting, with 12,400 about six for each number of hosts.
 """
 
 from __future__ import annotations
