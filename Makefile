@@ -22,7 +22,8 @@ demo: $(VENV)/runtime.done ## install, then the whole way on synthetic images, i
 	$(BIN)/fetal demo
 
 test: $(VENV)/test.done ## install, then all tests but the heavy ones (ARGS="-k split" selects)
-	$(PYTEST) -m "not heavy and not ray" -n $(WORKERS) --dist loadfile $(ARGS) $(NONE)
+	$(PYTEST) -m "not heavy and not ray" -n $(WORKERS) --dist loadfile \
+		--max-worker-restart 0 $(ARGS) $(NONE)
 	$(PYTEST) -m "not heavy and ray" $(ARGS) $(NONE)
 
 test-heavy: $(VENV)/test.done ## install, then the tests that only continuous integration runs

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -145,7 +146,7 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": "bf16" if _computes_in(precision) == "bf16" else "f32",
             "ENABLE_CPU_PINNING": False,
         }
-        self._compiled = openvino().Core().compile_model(model, "CPU", settings)
+        self._compiled = _core(openvino()).compile_model(model, "CPU", settings)
         self._of_thread = threading.local()
 
     def logits(self, images_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -262,7 +263,7 @@ def _fastest(bundle_uri: str) -> str:
 
 
 def _read_graph(bundle_uri: str, info: EngineInfo) -> Any:
-    runtime, uri = openvino(), engine_uri(bundle_uri, info.engine)
+    core, uri = _core(openvino()), engine_uri(bundle_uri, info.engine)
     data = {name: storage.read_bytes(storage.join(uri, name)) for name in (GRAPH, CONSTANTS)}
     for name, content in data.items():
         if hashlib.sha256(content).hexdigest() != info.files.get(name):
@@ -270,7 +271,17 @@ def _read_graph(bundle_uri: str, info: EngineInfo) -> Any:
                 f"{uri}/{name} is damaged or of another export. "
                 f"Run `fetal export {bundle_uri} --engine {info.engine}` again."
             )
-    return runtime.Core().read_model(data[GRAPH], data[CONSTANTS])
+    return core.read_model(data[GRAPH], data[CONSTANTS])
+
+
+@cache
+def _core(runtime: Any) -> Any:
+    """The one ``openvino.Core`` of the process.
+
+    Each gives its thread a stack for signal handlers and takes it away with its last model; of two,
+    the later one gives back the earlier one's, freed by then, and the next signal ends the process.
+    """
+    return runtime.Core()
 
 
 def _computes_in(precision: Precision, device: str = "cpu") -> Precision:

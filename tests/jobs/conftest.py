@@ -30,6 +30,13 @@ from ray_jobs.train import TrainOutcome, train
 OBJECT_STORE_BYTES = 200 * 2**20
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the cluster run with those that start Ray."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "cluster" in item.fixturenames:
+            item.add_marker(pytest.mark.ray)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """Ray on this machine; the jobs join it instead of starting their own."""

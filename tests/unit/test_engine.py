@@ -252,6 +252,26 @@ def test_no_use_is_reported_to_anyone(tmp_path: Path) -> None:
     assert list(home.iterdir()) == []
 
 
+EXCHANGED = """
+import os, signal, sys
+
+from fetal_core.engine import open_engine
+
+signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
+engine = open_engine(sys.argv[1], "openvino")
+for _ in range(2):
+    engine = open_engine(sys.argv[1], "openvino")
+del engine
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_signals_are_handled_after_engines_have_been_exchanged(bundle_uri: str) -> None:
+    words = [sys.executable, "-c", EXCHANGED, bundle_uri]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "handled\n")
+
+
 def test_an_earlier_import_that_may_report_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -235,10 +235,17 @@ AVERAGED = fit_config(
 )
 
 
-def expect_close(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+# Sums of another number of ranks are rounded otherwise: an image that is as much of one class as of
+# another may change its class.
+LOSSES = ("lr", "train_loss", "val_loss")
+
+
+def expect_close(
+    found: list[dict[str, Any]], expected: list[dict[str, Any]], keys: Sequence[str] = LOSSES
+) -> None:
     assert len(found) == len(expected)
     for record, whole in zip(found, expected, strict=True):
-        for key in ("lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        for key in keys:
             assert record[key] == pytest.approx(whole[key], rel=1e-4, abs=1e-4), key
 
 
@@ -260,7 +267,7 @@ def test_any_number_of_ranks_goes_on_inside_an_epoch(tmp_path: Path) -> None:
     configs = {"plain": PLAIN, "averaged": AVERAGED, "more": PLAIN}
     found = fit_on_ranks(configs, two, 2)
     for name in ("plain", "averaged"):
-        expect_close(found[name][0], whole[name][0])
+        expect_close(found[name][0], whole[name][0], (*LOSSES, "train_accuracy", "val_accuracy"))
     expect_close(found["more"][0], alone)
     expect_close(fit(PLAIN, data, LocalContext(tmp_path / "fewer")).history, alone)
     for ranks in found.values():
