@@ -8,6 +8,21 @@ import pytest
 
 from clusters import Cluster, train_command, wait_until
 from cohort import Reference, flags, history
+from hosts import Host
+
+DRAIN = """
+import subprocess, sys
+
+import ray
+
+ray.init(logging_level="ERROR", log_to_driver=False)
+(node,) = [n for n in ray.nodes() if n["Alive"] and n["NodeManagerAddress"] == sys.argv[1]]
+subprocess.run(
+    ["ray", "drain-node", "--node-id", node["NodeID"], "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    + ["--reason-message", "spot notice", "--deadline-remaining-seconds", "15"],
+    check=True,
+)
+"""
 
 pytestmark = [pytest.mark.cluster, pytest.mark.heavy]
 
@@ -38,6 +53,29 @@ def test_a_lost_host_is_replaced_and_the_numbers_stay_the_same(
     reference.expect(cluster.store, "runs/replaced", epochs)
 
 
+def test_a_host_about_to_be_taken_is_left_with_a_checkpoint(
+    cluster: Cluster, preparation: str, reference: Reference
+) -> None:
+    head, *workers = cluster.size(3)
+    epochs = {"train": {"epochs": 60}}
+    # A host that leaves in order is no failure.
+    settings = ("--cluster.workers", "2", "--cluster.max-failures", "0")
+    with head.running(*train_command("drained", *settings, *flags(epochs))) as process:
+        wait_until(lambda: len(history(cluster.store, "runs/drained")) >= 2, process)
+        taken = next(host for host in workers if _trains(host))
+        code, said = head.run("python", "-c", DRAIN, taken.address)
+        assert code == 0, said
+        wait_until(lambda: not _trains(taken), process)
+        taken.kill()
+        output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert "a machine is about to be taken: a checkpoint is written ahead" in output
+    assert "\nresuming " in output
+    assert "a worker was lost" not in output
+    assert {record["workers"] for record in history(cluster.store, "runs/drained")} == {2}
+    reference.expect(cluster.store, "runs/drained", epochs)
+
+
 def test_hosts_come_and_go_during_elastic_training(
     cluster: Cluster, preparation: str, reference: Reference
 ) -> None:
@@ -63,6 +101,11 @@ def test_hosts_come_and_go_during_elastic_training(
     changes = [key for key, _ in groupby(history(cluster.store, "runs/elastic"), _workers)]
     assert changes == [1, 2, 1]
     reference.expect(cluster.store, "runs/elastic", epochs)
+
+
+def _trains(host: Host) -> bool:
+    """Whether a training worker runs there; once it works, Ray gives its process this name."""
+    return any("RayTrainWorker" in line for line in host.processes())
 
 
 def _workers(record: dict[str, int]) -> int:
