@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +22,6 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     if not storage.is_remote(uri):
         return pafs.LocalFileSystem(), storage.absolute(uri)
     return pafs.PyFileSystem(_Objects()), uri.partition("://")[2].rstrip("/")
-
-
-class WholeFiles(pafs.LocalFileSystem):  # type: ignore[misc]
-    """Local files of which a reader sees the old or the new content, never a part.
-
-    Ray Train overwrites its list of checkpoints in place: killed there, or on a full disk, it would
-    lose all of them.
-    """
-
-    def __reduce__(self) -> tuple[type[WholeFiles], tuple[()]]:
-        return WholeFiles, ()
-
-    @contextmanager
-    def open_output_stream(self, path: str, **options: Any) -> Iterator[io.BytesIO]:
-        """What is written into it becomes the file when the block has succeeded.
-
-        Raises:
-            StorageError: it cannot be written; the old content stays.
-        """
-        buffer = io.BytesIO()
-        yield buffer
-        storage.write_bytes(path, buffer.getvalue())
 
 
 class _Objects(pafs.FileSystemHandler):  # type: ignore[misc]

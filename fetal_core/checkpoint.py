@@ -26,6 +26,8 @@ _INDEX = "index.json"
 # Between attempts to write a checkpoint: a full disk may be noticed and cleared meanwhile.
 WAITS_S = (1.0, 4.0, 15.0)
 
+_ANEW = "Choose a new --name, or remove the run's folder `checkpoints` to begin it anew."
+
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ def load_trainer(folder: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{file}: cannot be read: {reason} Remove this checkpoint.") from None
+        raise ModelError(f"{file}: cannot be read: {reason} {_ANEW}") from None
     return state
 
 
@@ -222,8 +224,10 @@ class CheckpointStore:
             written = Path(folder, name)
             written.mkdir()
             save(written)
+            storage.settle(written)
             storage.remove(storage.join(self.uri, name))
             written.rename(Path(self.uri, name))
+            storage.settle(Path(self.uri), contents=False)
 
     def _index(self) -> dict[str, str]:
         uri = storage.join(self.uri, _INDEX)

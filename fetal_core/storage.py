@@ -137,8 +137,13 @@ def read_ahead(uris: Iterable[str], size_bytes: int | None = None) -> Iterator[C
         pool.shutdown(cancel_futures=True)
 
 
-def write_bytes(uri: str, data: bytes) -> None:
+def write_bytes(uri: str, data: bytes, durable: bool = False) -> None:
     """Write a file so that readers see either the old or the new content, never a part.
+
+    Args:
+        uri: the file.
+        data: its new content.
+        durable: wait until it is on the disk, so that it outlasts a power cut.
 
     Raises:
         StorageError: it cannot be written; nothing is left behind.
@@ -146,7 +151,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     if is_remote(uri):
         objects.write(uri, data)
         return
-    with _writing(uri) as file:
+    with _writing(uri, durable) as file:
         file.write(data)
 
 
@@ -159,12 +164,12 @@ def upload(file: Path, uri: str) -> None:
     if is_remote(uri):
         objects.upload(file, uri)
         return
-    with file.open("rb") as source, _writing(uri) as target:
+    with file.open("rb") as source, _writing(uri, durable=False) as target:
         shutil.copyfileobj(source, target, _COPY_BYTES)
 
 
 @contextmanager
-def _writing(uri: str) -> Iterator[BinaryIO]:
+def _writing(uri: str, durable: bool) -> Iterator[BinaryIO]:
     """A binary file that takes the place of ``uri`` when the block has succeeded."""
     try:
         target = Path(absolute(uri))
@@ -173,7 +178,12 @@ def _writing(uri: str) -> Iterator[BinaryIO]:
         try:
             with temporary.open("wb") as file:
                 yield file
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.replace(target)
+            if durable:
+                settle(target.parent, contents=False)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -193,8 +203,22 @@ def read_json(uri: str) -> Any:
 
 
 def write_json(uri: str, value: object) -> None:
-    """Write ``value`` as indented JSON, atomically."""
-    write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write ``value`` as indented JSON, atomically; it outlasts a power cut."""
+    data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    write_bytes(uri, data, durable=True)
+
+
+def settle(folder: Path, contents: bool = True) -> None:
+    """Wait until a local folder's list of files, and the files, are on the disk.
+
+    Until then a power cut may leave files of which only the names are there.
+    """
+    for place in (*(folder.iterdir() if contents else ()), folder):
+        handle = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def entries(uri: str, recursive: bool = True) -> list[Entry]:

@@ -9,17 +9,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
 import ray.train
 import ray.train.torch
 import torch
 from ray.train import CheckpointConsistencyMode
 from torch import Tensor, nn
 
+from fetal_core import storage
 from fetal_core.checkpoint import CheckpointStore, patiently
 from fetal_core.errors import StorageError
 from fetal_core.run_context import Event, Request, epoch_name, step_name
 
 _STEP_EVENTS_S = 0.5
+# The driver's mailbox answers within a millisecond.
+_ANSWER_S = 0.1
 _LOOK_FOR_DRAIN_S = 2.0
 _COMMITTED = CheckpointConsistencyMode.COMMITTED
 _NOTED_WITHIN_S = 10.0
@@ -103,8 +107,8 @@ class RayContext:
         return "checkpoint"
 
     def _asked_to_stop(self) -> bool:
-        """What the driver has last answered; asks nothing itself."""
-        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+        """What the driver answers to the last event; asks nothing itself."""
+        if self._answer is not None and ray.wait([self._answer], timeout=_ANSWER_S)[0]:
             self._stop = self._stop or ray.get(self._answer)
             self._answer = None
         return self._stop
@@ -121,9 +125,7 @@ class RayContext:
             if time.monotonic() - self._last_step_s < _STEP_EVENTS_S:
                 return
             self._last_step_s = time.monotonic()
-        answer = self._mailbox.put.remote(event)
-        if self._answer is None:
-            self._answer = answer
+        self._answer = self._mailbox.put.remote(event)
 
 
 def _persist(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
@@ -138,6 +140,8 @@ def _persist(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoin
     def copy() -> ray.train.Checkpoint:
         try:
             kept: ray.train.Checkpoint = place.persist_current_checkpoint(checkpoint, name)
+            if isinstance(place.storage_filesystem, pafs.LocalFileSystem):
+                storage.settle(Path(target))
             return kept
         except (OSError, StorageError):
             with suppress(OSError, StorageError):

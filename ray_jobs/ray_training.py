@@ -14,7 +14,7 @@ from ray.train.v2._internal.constants import HEALTH_CHECK_INTERVAL_S_ENV_VAR
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from fetal_core import storage
-from fetal_core.arrow_files import WholeFiles, filesystem
+from fetal_core.arrow_files import filesystem
 from fetal_core.batches import BatchPlan
 from fetal_core.errors import ConfigError
 from fetal_core.fit_config import FitConfig
@@ -27,6 +27,7 @@ from ray_jobs.failures import FailureCallback, training_failure
 from ray_jobs.ray_context import RayContext, StoredRayContext
 from ray_jobs.signals import asking_first
 from ray_jobs.training_inputs import Inputs, Loading, received
+from ray_jobs.whole_files import WholeFiles
 from ray_jobs.workspace import CHECKPOINTS
 
 OnEvent = Callable[[Event], None]
@@ -107,10 +108,15 @@ class _Stepping:
     def __init__(self, on_event: OnEvent) -> None:
         self._on_event = on_event
         self._there = False
+        self._lost = False
 
     def __call__(self, event: Event) -> None:
         if event["kind"] in ("start", "lost", "stopped"):
             self._there = event["kind"] == "start"
+            # Where a machine is drained, Ray finds the same loss again and again until it is gone.
+            again, self._lost = self._lost, event["kind"] == "lost"
+            if again and self._lost:
+                return
         self._on_event(event)
 
     def is_set(self) -> bool:

@@ -24,7 +24,6 @@ from builders import (
     toy_data,
 )
 from fetal_core import storage
-from fetal_core.arrow_files import WholeFiles
 from fetal_core.checkpoint import (
     TRAINER,
     WEIGHTS,
@@ -38,6 +37,7 @@ from fetal_core.errors import CheckpointError, ModelError, StorageError
 from fetal_core.model import ModelConfig, PlaneClassifier, build
 from fetal_core.run_context import LocalContext
 from fetal_core.train import fit
+from ray_jobs.whole_files import WholeFiles
 
 
 def classifier(seed: int, classes: int = 4, architecture: str = "squeezenet1_1") -> PlaneClassifier:
@@ -167,6 +167,23 @@ def test_a_full_disk_is_a_storage_error_and_leaves_the_old_checkpoint(
         assert (folder / "text").read_text() == "good"
 
 
+def test_a_checkpoint_is_on_the_disk_before_the_list_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def note(handle: int) -> None:
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        inside = path.relative_to(tmp_path)
+        synced.append("list" if path.suffix == ".tmp" else inside.name)
+        assert not (tmp_path / "index.json").exists() or synced[-1] == ""
+
+    monkeypatch.setattr(os, "fsync", note)
+    store = CheckpointStore(str(tmp_path))
+    store.add("one", lambda folder: save_trainer(folder, {"epoch": 1}), True)
+    assert synced == [TRAINER, "one", "", "list", ""]
+
+
 def test_store_keeps_checkpoints_in_s3(bucket: str) -> None:
     store = CheckpointStore(f"{bucket}/run/checkpoints")
     with store.open("latest") as folder:
@@ -230,6 +247,7 @@ def test_a_full_disk_stops_training_with_the_checkpoint_before_it_whole(tmp_path
 
 def test_a_list_of_checkpoints_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     files, path = pickle.loads(pickle.dumps(WholeFiles())), str(tmp_path / "list.json")
+    files.waits_s = (0.0,)
     with files.open_output_stream(path) as file:
         file.write(b"old")
     with suppress(InterruptedError), files.open_output_stream(path) as file:
@@ -237,7 +255,7 @@ def test_a_list_of_checkpoints_is_replaced_whole_or_not_at_all(tmp_path: Path) -
         raise InterruptedError
     with (
         disk_refuses_files_over(1 << 10),
-        pytest.raises(StorageError, match="cannot be written"),
+        pytest.raises(CheckpointError, match="tried 2 times"),
         files.open_output_stream(path) as file,
     ):
         file.write(bytes(1 << 11))

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ray_jobs.ray_training import allocator_settings
+from ray_jobs.ray_training import _Stepping, allocator_settings
 
 # As a step does, in a thread as Ray runs it: the same 200 MB again and again.
 _STEPS = """
@@ -30,6 +30,14 @@ thread = threading.Thread(target=steps)
 thread.start()
 thread.join()
 """
+
+
+def test_a_loss_that_is_found_again_and_again_is_told_once() -> None:
+    told: list[str] = []
+    stepping = _Stepping(lambda event: told.append(event["kind"]))
+    for kind in ("start", "lost", "lost", "lost", "start", "step", "lost"):
+        stepping({"kind": kind})
+    assert told == ["start", "lost", "start", "step", "lost"]
 
 
 def page_faults(settings: dict[str, str]) -> int:
