@@ -18,11 +18,13 @@ class Batch:
     Attributes:
         step: number in the epoch, from 0.
         rows: rows of the whole batch, over all ranks.
+        pieces: micro-batches of the whole batch.
         micro: this rank's micro-batches, each with its number in the batch and its row numbers.
     """
 
     step: int
     rows: int
+    pieces: int
     micro: tuple[tuple[int, Tensor], ...]
 
 
@@ -88,7 +90,7 @@ class BatchPlan:
             split = np.array_split(batch, pieces)
             mine = range(rank, pieces, self.world_size)
             micro = tuple((i, torch.from_numpy(split[i])) for i in mine if len(split[i]))
-            yield Batch(step, len(batch), micro)
+            yield Batch(step, len(batch), min(pieces, len(batch)), micro)
 
 
 def evaluation_batch(size_px: int) -> int:

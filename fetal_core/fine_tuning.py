@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from fetal_core.checkpoint import (
     save_trainer,
     save_weights,
 )
+from fetal_core.config import digest
 from fetal_core.ema import Ema
-from fetal_core.errors import NonFiniteLossError
+from fetal_core.errors import ConfigError, NonFiniteLossError
 from fetal_core.fit_config import FitConfig
 from fetal_core.model import trainable_parameters
 from fetal_core.optim import make_optimizer, make_schedule, scale_lr
@@ -167,6 +168,7 @@ class FineTuning:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.engine.scaler.state_dict(),
+            "precision": self.engine.precision,
             "progress": vars(self.progress),
             "part": part,
         }
@@ -179,8 +181,20 @@ class FineTuning:
         save_trainer(folder, state)
 
     def restore(self, folder: Path) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint.
+
+        Raises:
+            ConfigError: it was trained in another number format.
+            ModelError: it is damaged, or of another network.
+        """
         state = load_trainer(folder)
+        precision = state.get("precision", self.engine.precision)
+        if precision != self.engine.precision:
+            raise ConfigError(
+                f"this run was trained in {precision}, as its machine could, and would go on in "
+                f"{self.engine.precision} here. Resume it on such a machine, or choose a new "
+                "--name."
+            )
         if self.ema is None:
             load_weights(folder, self.model)
         else:
@@ -194,18 +208,23 @@ class FineTuning:
         self.optimizer.load_state_dict(state["optimizer"])
         for group, settings in zip(self.optimizer.param_groups, own, strict=True):
             group.update(settings)
-        self.schedule.load_state_dict(state["schedule"])
         self.engine.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
+        if self.progress.best_epoch:
+            best = self.progress.history[self.progress.best_epoch - 1]
+            self.progress.best_score = self.config.train.score(best)
         part = state.get("part")
         if part is not None and part["plan"] == self._cut:
             self.part.load_state_dict(part, self.context.rank)
+        steps = self.progress.epochs_done * self.plan.steps + self.part.steps
+        self.schedule.load_state_dict(state["schedule"], steps)
         logger.info("resumed after epoch %d", self.progress.epochs_done)
 
-    @property
-    def _cut(self) -> list[int]:
+    @cached_property
+    def _cut(self) -> list[Any]:
         """What decides which images the batches of an epoch hold."""
-        return [self.plan.rows, self.plan.batch_size, self.plan.seed]
+        rows = digest([self.data.train.image_ids, self.data.train.labels_N.tolist()])
+        return [rows, self.plan.batch_size, self.plan.seed]
 
     def _no_part(self) -> EpochPart:
         return EpochPart(Totals.zero(self.engine.classes, self.context.device))

@@ -18,6 +18,10 @@ from fetal_core.errors import ConfigError
 OptimName = Literal["sgd", "adam", "adamw", "lbfgs"]
 
 
+# What a plateau has seen; the rest of torch's state are its settings.
+_COURSE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+
+
 class OptimConfig(Config):
     """The optimizer.
 
@@ -114,19 +118,27 @@ class Schedule:
             "plateau": self._plateau.state_dict() if self._plateau else None,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], steps: int) -> None:
         """Continue from a state of ``state_dict``; sets the optimizer's rates.
 
-        A schedule of other first rates goes on with rates that differ by the same factor.
+        A plateau of other first rates goes on with rates that differ by the same factor.
+
+        Args:
+            state: of ``state_dict``.
+            steps: optimizer steps so far, in this schedule's own epochs.
         """
-        self._per_step.last_epoch = state["step"]
-        if self._plateau:
-            self._plateau.load_state_dict(state["plateau"])
-        own = self._per_step.base_lrs
-        bases = zip(state.get("base_lrs", own), own, strict=True)
-        groups = zip(self._optimizer.param_groups, state["lrs"], bases, strict=True)
-        for group, lr, (old, new) in groups:
-            group["lr"] = lr if old == new else lr * new / old
+        if self._plateau is None:
+            self._per_step.last_epoch = steps
+            factors = (factor(steps) for factor in self._per_step.lr_lambdas)
+            rates = [lr * by for lr, by in zip(self._per_step.base_lrs, factors, strict=True)]
+        else:
+            self._per_step.last_epoch = min(steps, self._warmup_steps)
+            self._plateau.load_state_dict({key: state["plateau"][key] for key in _COURSE})
+            own = self._per_step.base_lrs
+            bases = zip(state["lrs"], state.get("base_lrs", own), own, strict=True)
+            rates = [lr if old == new else lr * new / old for lr, old, new in bases]
+        for group, lr in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = float(lr)
 
     @property
     def _warming_up(self) -> bool:

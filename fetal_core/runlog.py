@@ -32,6 +32,8 @@ class RunLog:
         elif event["kind"] == "epoch":
             self._add([{key: value for key, value in event.items() if key != "kind"}])
         elif event["kind"] == "probe":
+            # A head that was lost before its checkpoint is trained again.
+            self._records = [record for record in self._records if "phase" not in record]
             self._add([{"phase": "probe", **record} for record in event["history"]])
 
     def close(self) -> None:

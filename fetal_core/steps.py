@@ -15,7 +15,7 @@ from fetal_core.augment import augment, row_seeds
 from fetal_core.batches import Batch, BatchPlan, evaluation_batch, evaluation_rows
 from fetal_core.config import digest
 from fetal_core.ema import Ema
-from fetal_core.errors import NonFiniteLossError
+from fetal_core.errors import ConfigError, NonFiniteLossError
 from fetal_core.fit_config import FitConfig, Precision
 from fetal_core.losses import Loss, mixup, one_hot
 from fetal_core.model import PlaneClassifier
@@ -26,6 +26,7 @@ from fetal_core.totals import EpochPart, Totals
 
 logger = logging.getLogger(__name__)
 
+_FORMATS = ("fp32", "bf16", "fp16")
 _REMEDY = "Lower optim.lr, set optim.clip_norm or train in fp32."
 
 
@@ -59,12 +60,34 @@ class StepEngine:
         """The model as it is trained; made at the first step, when the weights to share are set."""
         return self.context.wrap(self.model)
 
+    @cached_property
+    def _momenta(self) -> list[tuple[nn.modules.batchnorm._BatchNorm, float]]:
+        """Layers with statistics and how fast these follow one micro-batch."""
+        layers = (m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+        return [(layer, layer.momentum) for layer in layers if layer.momentum is not None]
+
     def autocast(self) -> AbstractContextManager[None]:
         """Computation in the engine's number format."""
         if self.precision == "fp32":
             return nullcontext()
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.context.device.type, dtype)
+
+    def check_precision(self) -> None:
+        """Ranks that compute in different number formats would spoil each other's gradients.
+
+        Raises:
+            ConfigError: they do; on all ranks.
+        """
+        own = torch.zeros(len(_FORMATS), device=self.context.device)
+        own[_FORMATS.index(self.precision)] = 1
+        ranks = self.context.all_sum(own).tolist()
+        found = [name for name, number in zip(_FORMATS, ranks, strict=True) if number]
+        if len(found) > 1:
+            raise ConfigError(
+                f"the workers' machines compute in {' and '.join(found)}, each by itself. Set "
+                "train.precision to one that all of them can."
+            )
 
     def inputs(self, store: RowStore, rows_N: Tensor) -> tuple[Tensor, Tensor]:
         """Images in [0, 1], shape (N, 1, H, W), and labels of some rows on the device."""
@@ -98,9 +121,12 @@ class StepEngine:
             optimizer.zero_grad(set_to_none=True)
             before = part.totals.copy()
             buffers = [buffer.clone() for buffer in self.model.buffers()] if skips else []
+            self._set_momentum(batch)
             fault = self._accumulate(config, store, batch, epoch, part.totals)
-            fault = fault or self._gradient_fault(config, optimizer, store, batch)
-            if self._anywhere(fault, skips):
+            spoilt = self._anywhere(fault, skips)
+            if not spoilt:
+                fault = self._gradient_fault(config, optimizer, store, batch)
+            if spoilt or fault:
                 if not skips:
                     raise NonFiniteLossError(f"{_where(epoch, batch)}: {fault}. {_REMEDY}")
                 part.totals = before
@@ -114,6 +140,12 @@ class StepEngine:
             schedule.step_batch()
             part.steps += 1
             yield
+
+    def _set_momentum(self, batch: Batch) -> None:
+        """Let batch norm's statistics move as far by this rank's micro-batches as by all."""
+        times = batch.pieces / max(1, len(batch.micro))
+        for norm, momentum in self._momenta:
+            norm.momentum = momentum if times == 1 else 1 - (1 - momentum) ** times
 
     def _accumulate(
         self, config: FitConfig, store: RowStore, batch: Batch, epoch: int, totals: Totals

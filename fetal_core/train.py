@@ -39,6 +39,7 @@ def fit(config: FitConfig, data: TrainingData, context: RunContext) -> Progress:
     data = limited(config, data)
     _check_parts(data)
     engine = _engine(config, data, context)
+    engine.check_precision()
     with context.checkpoint() as folder:
         if config.train.mode == "probe":
             return _probe(config, data, engine)

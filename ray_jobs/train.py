@@ -25,7 +25,7 @@ from fetal_core.run_context import Event
 from fetal_core.runlog import RunLog, training_history
 from fetal_core.scoring import trained
 from fetal_core.shards import ShardIndex
-from ray_jobs.cluster import check_capacity, connected, has_spare_cpus, use_gpu
+from ray_jobs.cluster import check_capacity, check_reachable, connected, has_spare_cpus, use_gpu
 from ray_jobs.cluster_config import ClusterConfig
 from ray_jobs.command import parse_args, stage
 from ray_jobs.console import say, training_view
@@ -74,6 +74,7 @@ def train(
         ConfigError: the settings do not fit the data, or differ from the run's first ones.
         ModelError: the pretrained weights do not fit.
         NonFiniteLossError: the loss became NaN or infinite.
+        ResourceError: the cluster is too small, or its machines do not see the run's folder.
     """
     started = time.monotonic()
     prepared, run = Prepared(storage.absolute(prepared_uri)), Run(storage.absolute(run_uri))
@@ -99,6 +100,7 @@ def train(
     with closing(log), TrackedRun(tracker(), run.uri, params, run.has_checkpoint) as tracked:
         with connected():
             check_capacity(cluster)
+            check_reachable(run.info_uri)
             run.remove_leftovers()
             on_event({"kind": "starting"})
             load = partial(Inputs.load, prepared.shards_uri, index)
@@ -124,7 +126,9 @@ def _finish(
     best = progress["history"][progress["best_epoch"] - 1]
     info = describe(index, recipe, {"validation": best})
     Bundle(info, model).save(run.bundle_uri)
-    epochs = int(result.metrics["epoch"]) if result.metrics else progress["epochs_done"]
+    # Of the last epoch that was reported; a linear head reports its best one alone.
+    last = int(result.metrics["epoch"]) if result.metrics else 0
+    epochs = max(last, progress["epochs_done"])
     return TrainOutcome(run, best, epochs, wall_s)
 
 

@@ -34,6 +34,16 @@ def test_two_hosts_train_as_one_process_does(
     reference.expect(cluster.store, trained, {})
 
 
+def test_a_folder_that_one_host_alone_sees_is_refused_before_training(
+    cluster: Cluster, preparation: str
+) -> None:
+    head, worker = cluster.size(2)
+    code, output = head.run(*train_command("here", runs="/tmp/home/runs"))
+    assert code == 2, output
+    assert f"/tmp/home/runs/here/run.json: not to be seen from {worker.address}" in output
+    assert "epoch" not in output
+
+
 def test_a_lost_host_is_replaced_and_the_numbers_stay_the_same(
     cluster: Cluster, preparation: str, reference: Reference
 ) -> None:

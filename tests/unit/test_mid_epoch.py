@@ -26,6 +26,7 @@ from builders import (
     toy_data,
 )
 from fetal_core.checkpoint import Progress, load_trainer
+from fetal_core.errors import ConfigError
 from fetal_core.fit_config import FitConfig
 from fetal_core.run_context import Event, LocalContext, Request
 from fetal_core.runlog import RunLog, training_history
@@ -190,6 +191,34 @@ def test_an_epoch_that_is_cut_differently_now_begins_anew(tmp_path: Path) -> Non
     assert progress.epochs_done == EPOCHS
 
 
+def test_an_epoch_of_other_images_begins_anew(tmp_path: Path) -> None:
+    config = config_of("after a probe")
+    fit(config, DATA, StoppedContext(tmp_path, after=2))
+    again, relabelled = KilledContext(tmp_path), toy_data(24, 8)
+    relabelled.train.labels_N[:2] = relabelled.train.labels_N[:2].flip(0)
+    assert not relabelled.train.labels_N.equal(DATA.train.labels_N)
+    fit(config, relabelled, again)
+    assert again.steps[0] == (1, 1)
+
+
+def test_a_run_does_not_go_on_in_another_number_format(tmp_path: Path) -> None:
+    fit(config_of("after a probe"), DATA, StoppedContext(tmp_path, after=2))
+    with pytest.raises(ConfigError, match="was trained in fp32, as its machine could"):
+        fit(config_of("after a probe", precision="bf16"), DATA, LocalContext(tmp_path))
+
+
+def test_epochs_are_compared_by_what_selects_them_now(tmp_path: Path) -> None:
+    context = LocalContext(tmp_path)
+    fit(config_of("after a probe", epochs=1, select_by="val_accuracy"), DATA, context)
+    config = config_of("after a probe", epochs=4, select_by="val_loss")
+    first, *others = fit(config, DATA, context).history
+    lowest = first["val_loss"]
+    for record in others:
+        assert record["is_best"] == (record["val_loss"] < lowest)
+        lowest = min(lowest, record["val_loss"])
+    assert lowest < first["val_loss"]
+
+
 class SpoiltContext(StoppedContext):
     """A run of a network that overflows on a white image."""
 
@@ -211,11 +240,17 @@ def test_a_batch_left_out_stays_so_when_the_run_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_all_ranks_leave_out_a_batch_that_one_of_them_cannot_take(tmp_path: Path) -> None:
+def test_all_ranks_leave_out_a_batch_that_one_of_them_cannot_take(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     tables = {"train": {"batch_size": 8, "micro_batch": 2, "non_finite": "skip", "epochs": 2}}
     config = fit_config(optim={"lr": 3e-4}, **tables)
     first, second = fit_on_ranks({"run": config}, tmp_path, 2, spoilt=True)["run"]
     assert [record["skipped_batches"] for record in first] == [1, 1]
+    told = capfd.readouterr().err
+    assert told.count("the loss is not finite; images: ") == 2
+    assert told.count("the loss of another worker's images is not finite") == 2
+    assert "gradient" not in told
     assert comparable(first) == comparable(second)
     alone = fit(config, spoilt_data(), SpoiltContext(tmp_path / "alone", 0)).history
     expect_close(first, alone)

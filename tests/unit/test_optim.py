@@ -236,7 +236,7 @@ def test_a_resumed_schedule_gives_the_same_rates(name: str, interrupted_after: i
     before = epochs(first, val_losses[:interrupted_after])
     second, resumed_optimizer = schedule_of(config, 8, 3)
     resumed_optimizer.load_state_dict(optimizer.state_dict())
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(first.state_dict(), 3 * interrupted_after)
     assert before + epochs(second, val_losses[interrupted_after:]) == pytest.approx(whole)
 
 
@@ -255,5 +255,30 @@ def test_a_schedule_resumed_at_another_rate_goes_on_in_proportion(name: str) -> 
         first.step_batch()
         first.step_epoch(1.0)
     later, _ = schedule_of(config, epochs=4, steps=1, lr=0.2)
-    later.load_state_dict(first.state_dict())
+    later.load_state_dict(first.state_dict(), 2)
     assert later.lr == pytest.approx(first.lr / 4)
+
+
+def test_a_plateau_goes_on_with_settings_of_its_own() -> None:
+    first, _ = schedule_of(ScheduleConfig(name="plateau", patience=3, factor=0.2), 6, 1, lr=0.8)
+    for _ in range(3):
+        first.step_epoch(1.0)
+    later, _ = schedule_of(ScheduleConfig(name="plateau", patience=2, factor=0.5), 6, 1, lr=0.8)
+    later.load_state_dict(first.state_dict(), 3)
+    later.step_epoch(1.0)
+    assert later.lr == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("name", ["step", "cosine"])
+def test_epochs_of_other_lengths_go_on_where_they_are(name: str) -> None:
+    config = parse(ScheduleConfig, {"name": name, "warmup_epochs": 1}, "test")
+    first, _ = schedule_of(config, epochs=10, steps=8)
+    later, _ = schedule_of(config, epochs=10, steps=4)
+    for _ in range(5 * 8):
+        first.step_batch()
+    later.load_state_dict(first.state_dict(), 5 * 4)
+    assert later.lr == pytest.approx(first.lr)
+    later.step_batch()
+    first.step_batch()
+    first.step_batch()
+    assert later.lr == pytest.approx(first.lr)

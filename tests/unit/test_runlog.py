@@ -85,8 +85,9 @@ def test_records_of_the_probe_stay_before_those_of_fine_tuning(tmp_path: Path) -
 
 
 def test_a_probe_that_is_run_again_replaces_its_records(tmp_path: Path) -> None:
-    for loss in (0.5, 0.4):
+    for losses in ((0.6, 0.5), (0.4,)):
         log = RunLog(str(tmp_path))
-        log({"kind": "probe", "features_s": 1.0, "history": [epoch(1, train_loss=loss)]})
+        for loss in losses:
+            log({"kind": "probe", "features_s": 1.0, "history": [epoch(1, train_loss=loss)]})
         log.close()
     assert read_history(str(tmp_path)) == [{"phase": "probe", **epoch(1, train_loss=0.4)}]

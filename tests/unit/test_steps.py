@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score, log_loss
@@ -16,8 +17,10 @@ from builders import (
     fit_config,
     kept,
     overflow_on_white,
+    shard_table,
     spoilt_data,
     toy_data,
+    toy_images,
     toy_store,
 )
 from fetal_core.batches import BatchPlan
@@ -42,7 +45,8 @@ def classifier(seed: int = 0) -> PlaneClassifier:
 
 def run_epoch(engine: StepEngine, config: FitConfig, store: RowStore) -> Totals:
     train = config.train
-    plan = BatchPlan(len(store), train.batch_size, train.micro_batch, 1, train.seed)
+    ranks = engine.context.world_size
+    plan = BatchPlan(len(store), train.batch_size, train.micro_batch, ranks, train.seed)
     optimizer = make_optimizer(engine.model, config.optim)
     schedule = make_schedule(optimizer, config.schedule, 1, plan.steps)
     part = EpochPart(Totals.zero(engine.classes, engine.context.device))
@@ -105,6 +109,35 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(
         run_epoch(engine, config, spoilt_data(8).train)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
+
+
+class OneOfContext(LocalContext):
+    """The first of several ranks whose images are all the same."""
+
+    def __init__(self, folder: Path, world_size: int) -> None:
+        super().__init__(folder)
+        self.world_size = world_size
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_statistics_of_batch_norm_follow_as_fast_on_any_number_of_ranks(
+    tmp_path: Path, world_size: int
+) -> None:
+    images_NHW = np.repeat(toy_images(np.zeros(1, int), 3), 24, axis=0)
+    ids = [f"i{row:03d}" for row in range(24)]
+    store = RowStore([shard_table(ids, np.zeros(24, int), images_NHW)], SIZE_PX)
+    config = fit_config(optim={"lr": 1e-9}, train={"batch_size": 8, "micro_batch": 2})
+
+    def statistics(ranks: int) -> dict[str, Tensor]:
+        network = ModelConfig(architecture="shufflenet_v2_x0_5", weights="none")
+        model = build(network, len(CLASSES), 0.3, 0.3, 0, SIZE_PX)
+        context = OneOfContext(tmp_path, ranks)
+        run_epoch(StepEngine(model, Loss("cross_entropy"), context, "fp32"), config, store)
+        return {key: value for key, value in model.state_dict().items() if "running_" in key}
+
+    alone = statistics(1)
+    for key, value in statistics(world_size).items():
+        torch.testing.assert_close(value, alone[key], atol=1e-5, rtol=1e-4)
 
 
 SKIPPING = {
