@@ -26,7 +26,7 @@ from builders import (
 from fetal_core.batches import BatchPlan
 from fetal_core.checkpoint import load_weights
 from fetal_core.ema import Ema
-from fetal_core.errors import NonFiniteLossError
+from fetal_core.errors import ConfigError, NonFiniteLossError
 from fetal_core.fit_config import FitConfig
 from fetal_core.losses import Loss
 from fetal_core.model import ModelConfig, PlaneClassifier, build
@@ -117,6 +117,20 @@ class OneOfContext(LocalContext):
     def __init__(self, folder: Path, world_size: int) -> None:
         super().__init__(folder)
         self.world_size = world_size
+
+
+class BesideBfloat16(OneOfContext):
+    """The first of two ranks, of which the other computes in bfloat16."""
+
+    def all_sum(self, value: Tensor) -> Tensor:
+        return value + torch.tensor([0.0, 1.0, 0.0])
+
+
+def test_ranks_in_different_number_formats_are_refused(tmp_path: Path) -> None:
+    context = BesideBfloat16(tmp_path, 2)
+    StepEngine(classifier(), Loss("cross_entropy"), context, "bf16").check_precision()
+    with pytest.raises(ConfigError, match="compute in fp32 and bf16"):
+        StepEngine(classifier(), Loss("cross_entropy"), context, "fp32").check_precision()
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
