@@ -82,8 +82,8 @@ def train(
     prepared.check_made_for(recipe)
     check_weights(recipe.model)
     check_elastic(recipe.fit_config(), cluster, index.rows("train"))
-    forced = run.begin(prepared, recipe, index.fingerprint, force)
-    if forced:
+    begin = partial(run.begin, prepared, recipe, index.fingerprint, force)
+    if forced := begin(check_only=True):
         on_event({"kind": "forced", "differences": forced})
     if run.is_trained:
         on_event({"kind": "finished"})
@@ -100,6 +100,7 @@ def train(
     with closing(log), TrackedRun(tracker(), run.uri, params, run.has_checkpoint) as tracked:
         with connected():
             check_capacity(cluster)
+            begin()
             check_reachable(run.info_uri)
             run.remove_leftovers()
             on_event({"kind": "starting"})

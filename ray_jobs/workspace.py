@@ -157,7 +157,12 @@ class Run:
         return storage.is_file(storage.join(self.uri, CHECKPOINTS, _SNAPSHOT))
 
     def begin(
-        self, prepared: Prepared, recipe: Recipe, shards: str, force: bool = False
+        self,
+        prepared: Prepared,
+        recipe: Recipe,
+        shards: str,
+        force: bool = False,
+        check_only: bool = False,
     ) -> list[str]:
         """Record the run's inputs, or check that a resumed run has the same.
 
@@ -166,6 +171,7 @@ class Run:
             recipe: all settings.
             shards: fingerprint of the images.
             force: resume in spite of differences; the run's record then names them.
+            check_only: leave the record as it is.
 
         Returns:
             The differences that it is forced over.
@@ -191,8 +197,9 @@ class Run:
             if found:
                 at = datetime.now(UTC).isoformat(timespec="seconds")
                 now["forced"] += [{"at": at, "differences": found}]
-        storage.write_json(self.recipe_uri, settings)
-        storage.write_json(self.info_uri, now)
+        if not check_only:
+            storage.write_json(self.recipe_uri, settings)
+            storage.write_json(self.info_uri, now)
         return found
 
     def remove_leftovers(self) -> None:

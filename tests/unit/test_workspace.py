@@ -211,6 +211,8 @@ def test_a_forced_run_goes_on_and_keeps_a_record_of_it(
         f"train.epochs: {recipe.train.epochs} -> 99",
         f"torch: 2.0 -> {torch.__version__}",
     ]
+    assert run.begin(prepared, other, "another", force=True, check_only=True) == differences
+    assert run.inputs()[1] == recipe
     assert run.begin(prepared, other, "another", force=True) == differences
     (record,) = json.loads(Path(run.info_uri).read_text())["forced"]
     assert record["differences"] == differences
