@@ -72,7 +72,8 @@ def test_health_is_for_everybody_and_the_rest_is_for_the_token(pods: tuple[Pod, 
     for template, pod in ((HEAD, head), (WORKER, worker)):
         live = template.container["livenessProbe"]["httpGet"]
         assert pod.ask(live["port"], live["path"]) == 200
-        assert pod.ask(int(template.params["metrics-export-port"]), "/metrics") == 200
+        # Ray's agent begins to tell them some time after the node is alive.
+        pod.wait_for(int(template.params["metrics-export-port"]), "/metrics")
     ready = HEAD.container["readinessProbe"]["httpGet"]
     assert head.ask(ready["port"], ready["path"]) == 200
     assert head.ask(8265, "/api/jobs/") == 401
