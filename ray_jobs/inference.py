@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -29,6 +28,7 @@ from ray_jobs.serving_errors import (
 )
 from ray_jobs.serving_metrics import ServingMetrics
 from ray_jobs.shadow import Shadow
+from ray_jobs.workers import Workers
 
 __all__ = [
     "Decision",
@@ -70,8 +70,8 @@ class Inference:
         self.queue = Admission(settings.queue_size)
         self.metrics = ServingMetrics(lambda: self.pending)
         self._model: ServedModel | None = None
-        self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
-        self._explainer = ThreadPoolExecutor(1, "explain")
+        self._decoders = Workers(settings.decode_threads, "decode")
+        self._explainer = Workers(1, "explain")
         self._batcher = Batcher(
             settings.max_batch,
             settings.batch_wait_ms / 1000,
@@ -100,6 +100,11 @@ class Inference:
         return self._model is not None
 
     @property
+    def alive(self) -> bool:
+        """Whether the engine's threads run; without them, nothing is answered."""
+        return self._batcher.alive
+
+    @property
     def pending(self) -> int:
         """Files that are admitted and not answered yet."""
         return self.queue.pending
@@ -120,8 +125,8 @@ class Inference:
 
     def close(self) -> None:
         """Drop what waits for decoding, finish the rest and end all threads."""
-        self._decoders.shutdown(cancel_futures=True)
-        self._explainer.shutdown(cancel_futures=True)
+        self._decoders.close()
+        self._explainer.close()
         self._batcher.close()
 
     def check_queue(self, files: int = 1) -> None:
@@ -198,7 +203,7 @@ class Inference:
         """
 
         async def score() -> NDArray[np.float32]:
-            images = [await self._in_decoder(each) for each in decode]
+            images = [await self._decoders.run(each) for each in decode]
             return await self._logits(np.stack(images), model)
 
         with self.queue.admitted(len(decode)):
@@ -217,11 +222,9 @@ class Inference:
                 f"There is no class {plane!r}. The classes are: {', '.join(model.info.classes)}."
             )
         index = None if plane is None else model.info.classes.index(plane)
-        loop = asyncio.get_running_loop()
+        work = partial(overlay, data, self.settings.limits, model, index, frame)
         with self.queue.admitted(1):
-            limits = self.settings.limits
-            work = loop.run_in_executor(self._explainer, overlay, data, limits, model, index, frame)
-            return await self._in_time(work)
+            return await self._in_time(self._explainer.run(work))
 
     async def _in_time(self, work: Awaitable[T]) -> T:
         try:
@@ -277,10 +280,7 @@ class Inference:
         return FileAnswer(model, tuple(frames), decode_s, queue_s, engine_s)
 
     async def _next(self, chunks: Iterator[Chunk]) -> Chunk:
-        return await self._in_decoder(partial(next, chunks))
-
-    async def _in_decoder(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        return await self._decoders.run(partial(next, chunks))
 
     async def _logits(self, images_NHW: Grey, model: ServedModel) -> NDArray[np.float32]:
         step = self.settings.max_batch
