@@ -148,7 +148,7 @@ class Inference:
         """
         model = self.model
         with self.queue.admitted(1):
-            return await self._in_time(self._file(data, model))
+            return await self.in_time(self._file(data, model))
 
     async def predict_files(self, files: Sequence[bytes]) -> list[FileAnswer]:
         """Answer for several files by one model, all or none.
@@ -158,14 +158,14 @@ class Inference:
         """
         model = self.model
         with self.queue.admitted(len(files)):
-            return await self._in_time(self._files(files, model))
+            return await self.in_time(self._files(files, model))
 
     async def predict_frame(self, image_HW: Grey) -> FrameAnswer:
         """Answer for one decoded grey image of any size; raises as :meth:`predict` does."""
         model = self.model
         with self.queue.admitted(1):
             chunks = prepare(iter([image_HW]), model, 1)
-            answer = await self._in_time(self._answer(chunks, model))
+            answer = await self.in_time(self._answer(chunks, model))
             return answer.frames[0]
 
     async def logits(
@@ -185,7 +185,7 @@ class Inference:
                 f"Send uint8 of shape [N, {size_px}, {size_px}]",
             )
         with self.queue.admitted(1):
-            return await self._in_time(self._logits(images_NHW, model))
+            return await self.in_time(self._logits(images_NHW, model))
 
     async def file_logits(
         self, decode: Sequence[Callable[[], Grey]], model: ServedModel
@@ -207,7 +207,7 @@ class Inference:
             return await self._logits(np.stack(images), model)
 
         with self.queue.admitted(len(decode)):
-            return await self._in_time(score())
+            return await self.in_time(score())
 
     async def explain(self, data: bytes, plane: str | None = None, frame: int = 0) -> bytes:
         """A frame under the heat map of a class (the most probable one if None), as PNG.
@@ -224,9 +224,18 @@ class Inference:
         index = None if plane is None else model.info.classes.index(plane)
         work = partial(overlay, data, self.settings.limits, model, index, frame)
         with self.queue.admitted(1):
-            return await self._in_time(self._explainer.run(work))
+            return await self.in_time(self._explainer.run(work))
 
-    async def _in_time(self, work: Awaitable[T]) -> T:
+    async def read(self, parse: Callable[[], T]) -> T:
+        """The result of ``parse``, which reads a request in a decoding thread.
+
+        Until then it counts as one file, and not beside those it names; raises QueueFullError.
+        """
+        with self.queue.admitted(1, answered=0):
+            return await self._decoders.run(parse)
+
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """The result of ``work``; raises TooSlowError after ``timeout_s``."""
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 return await work
@@ -261,11 +270,12 @@ class Inference:
         """Decode a chunk while the engine works on the one before it."""
         frames: list[FrameAnswer] = []
         decode_s = queue_s = engine_s = 0.0
-        chunk: Chunk | None = await self._next(chunks)
+        following = partial(next, chunks)
+        chunk: Chunk | None = await self._decoders.run(following)
         while chunk is not None:
             scoring = self._batcher.submit(model.engines, chunk.images)
             try:
-                following = None if chunk.last else await self._next(chunks)
+                after = None if chunk.last else await self._decoders.run(following)
                 scored = await scoring
             finally:
                 scoring.cancel()
@@ -274,13 +284,10 @@ class Inference:
             queue_s += scored.queue_s
             engine_s += scored.engine_s
             frames += answer_frames(model.info, scored.logits_NK, chunk.rejections, len(frames))
-            chunk = following
+            chunk = after
         for answer in frames:
             self.metrics.decisions.labels(answer.plane, answer.decision).inc()
         return FileAnswer(model, tuple(frames), decode_s, queue_s, engine_s)
-
-    async def _next(self, chunks: Iterator[Chunk]) -> Chunk:
-        return await self._decoders.run(partial(next, chunks))
 
     async def _logits(self, images_NHW: Grey, model: ServedModel) -> NDArray[np.float32]:
         step = self.settings.max_batch
