@@ -41,14 +41,18 @@ def test_other_threads_are_heard() -> None:
 
 def test_blocks_of_several_threads_may_end_in_any_order() -> None:
     before = [each for each in warnings.filters if each[0] != "ignore"]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ThreadPoolExecutor(1) as other:
         warnings.simplefilter("error")
         first, second = silenced(), silenced()
         first.__enter__()
-        elsewhere(second.__enter__)
+        other.submit(second.__enter__).result(PATIENCE_S)
         first.__exit__(None, None, None)
         with pytest.raises(UserWarning, match="heard"):
             warnings.warn("heard", stacklevel=1)
+        other.submit(warnings.warn, "not heard").result(PATIENCE_S)
+        other.submit(second.__exit__, None, None, None).result(PATIENCE_S)
+        with pytest.raises(UserWarning, match="heard again"):
+            other.submit(warnings.warn, "heard again").result(PATIENCE_S)
     assert [each for each in warnings.filters if each[0] != "ignore"] == before
 
 
