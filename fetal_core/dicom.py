@@ -256,9 +256,10 @@ def _luma(values_HWC: Values, bits: int) -> Grey:
 def _display(values_HW: Values, dataset: FileDataset) -> Grey:
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
+    rescaled = _is_rescaled(dataset)
     bits = int(dataset.BitsStored)
     signed = bool(dataset.get("PixelRepresentation", 0))
-    physical_HW = apply_modality_lut(values_HW, dataset)
+    physical_HW = apply_modality_lut(values_HW, dataset) if rescaled else values_HW
     if dataset.get("VOILUTSequence"):
         out_bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
         return _scaled(apply_voi(physical_HW, dataset), 0, 2**out_bits - 1)
@@ -266,12 +267,21 @@ def _display(values_HW: Values, dataset: FileDataset) -> Grey:
     if center is not None and width is not None and width >= 1:
         function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
         return _windowed(physical_HW.astype(np.float64), center, width, function)
-    if bits > 8 or physical_HW is not values_HW:
+    if bits > 8 or rescaled:
         return _scaled(physical_HW, float(physical_HW.min()), float(physical_HW.max()))
     least = -(2 ** (bits - 1)) if signed else 0
     if bits == 8 and not signed:
         return values_HW.astype(np.uint8)
     return _scaled(values_HW, least, least + 2**bits - 1)
+
+
+def _is_rescaled(dataset: FileDataset) -> bool:
+    """Whether stored values stand for others; many devices write that 1 x value + 0 is shown."""
+    if dataset.get("ModalityLUTSequence"):
+        return True
+    if "RescaleSlope" not in dataset or "RescaleIntercept" not in dataset:
+        return False
+    return float(dataset.RescaleSlope) != 1 or float(dataset.RescaleIntercept) != 0
 
 
 def _windowed(values_HW: Values, center: float, width: float, function: str) -> Grey:

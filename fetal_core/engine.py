@@ -143,7 +143,7 @@ class OpenVinoEngine:
             "PERFORMANCE_HINT": hint.upper(),
             "NUM_STREAMS": 1 if hint == "latency" else threads,
             "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "bf16" if _computes_in(precision) == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if computes_in(precision) == "bf16" else "f32",
             "ENABLE_CPU_PINNING": False,
         }
         self._compiled = _core(openvino()).compile_model(model, "CPU", settings)
@@ -193,7 +193,7 @@ def open_engine(
     if name == "torch":
         exported = storage.is_file(storage.join(engine_uri(bundle_uri, name), ENGINE))
         wanted = read_engine_info(bundle_uri, name, info).precision if exported else "fp32"
-        precision = _computes_in(wanted, device)
+        precision = computes_in(wanted, device)
         return TorchEngine(Bundle.load(bundle_uri, device), precision, threads)
     if device != "cpu":
         raise ConfigError(f"engine {name!r} runs on the CPU only. On {device} choose 'torch'.")
@@ -284,7 +284,7 @@ def _core(runtime: Any) -> Any:
     return runtime.Core()
 
 
-def _computes_in(precision: Precision, device: str = "cpu") -> Precision:
+def computes_in(precision: Precision, device: str = "cpu") -> Precision:
     """``precision``, or float32 where the device does not compute in it."""
     return precision if resolve_precision("auto", torch.device(device)) == precision else "fp32"
 

@@ -26,6 +26,7 @@ from fetal_core.engine import (
     EngineName,
     OpenVinoEngine,
     TorchEngine,
+    computes_in,
     engine_uri,
     openvino,
 )
@@ -61,7 +62,7 @@ class ExportConfig(Config):
         seed: of their draw.
         threads: compute threads while measuring; 0 for as many as there are cores.
         precision: number format of what is not quantised; ``auto`` takes bfloat16 where the
-            processor computes in it, else float32.
+            processor computes in it, else float32. So does OpenVINO where bfloat16 is asked for.
         timing_s: seconds for each measurement of speed.
     """
 
@@ -179,12 +180,14 @@ def _candidates(
 
 def _compiled(name: EngineName, graph: Any, method: str, config: ExportConfig) -> _Candidate:
     return _Candidate(
-        OpenVinoEngine(name, graph, _precision(config), config.threads), method, graph
+        OpenVinoEngine(name, graph, _precision(name, config), config.threads), method, graph
     )
 
 
-def _precision(config: ExportConfig) -> Precision:
-    return resolve_precision(config.precision, torch.device("cpu"))
+def _precision(name: EngineName, config: ExportConfig) -> Precision:
+    """What an engine computes in here; torch imitates bfloat16 on processors without it."""
+    wanted = resolve_precision(config.precision, torch.device("cpu"))
+    return wanted if name == "torch" else computes_in(wanted)
 
 
 def _agrees(found: Agreement, config: ExportConfig) -> bool:
@@ -217,7 +220,7 @@ def _write(
         engine=result.engine,
         weights=weights,
         files=files,
-        precision=_precision(config),
+        precision=_precision(result.engine, config),
         method={"name": result.method, "refused": result.refused, **config.model_dump()},
         figures=figures,
         versions=software_versions() if graph is None else converter_versions(),

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import struct
-import threading
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -36,6 +34,7 @@ from fetal_core.image_limits import (
     no_such_frame,
     truncated,
 )
+from fetal_core.silence import silenced
 
 __all__ = ["SUFFIXES", "ImageInfo", "ImageLimits", "decode", "decode_frames", "probe"]
 
@@ -61,7 +60,6 @@ _MAGIC = (
 )
 _ORIENTATION_TAG = 0x0112
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
-_warnings_lock = threading.RLock()
 
 
 def probe(data: bytes, limits: ImageLimits | None = None) -> ImageInfo:
@@ -74,7 +72,7 @@ def probe(data: bytes, limits: ImageLimits | None = None) -> ImageInfo:
     limits = limits or ImageLimits()
     check_bytes(len(data), limits)
     if dicom.is_dicom(data):
-        with _silenced():
+        with silenced():
             return dicom.probe(data, limits)
     with _errors_as_image_errors(data), _open(data, limits) as image:
         return ImageInfo(str(image.format), *image.size, image.mode, _count_frames(image, limits))
@@ -95,7 +93,7 @@ def decode(data: bytes, limits: ImageLimits | None = None, frame: int = 0) -> Gr
     limits = limits or ImageLimits()
     check_bytes(len(data), limits)
     if dicom.is_dicom(data):
-        with _silenced():
+        with silenced():
             return dicom.decode(data, limits, frame)
     with _errors_as_image_errors(data), _open(data, limits) as image:
         frames = _count_frames(image, limits)
@@ -122,7 +120,7 @@ def decode_frames(data: bytes, limits: ImageLimits | None = None) -> Iterator[Gr
 
 def _each_silenced(frames: Iterator[Grey]) -> Iterator[Grey]:
     while True:
-        with _silenced():
+        with silenced():
             grey = next(frames, None)
         if grey is None:
             return
@@ -146,7 +144,7 @@ def _open(data: bytes, limits: ImageLimits) -> Iterator[ImageFile.ImageFile]:
             check_scans(data)
         case "TIFF":
             check_directories(data, limits)
-    with _silenced():
+    with silenced():
         image = _PLUGINS[kind](io.BytesIO(data))
     with image:
         check_size(*image.size, limits)
@@ -185,7 +183,7 @@ def _count_frames(image: ImageFile.ImageFile, limits: ImageLimits) -> int:
     if image.format != "TIFF":
         return 1
     frames = 1
-    with _silenced():
+    with silenced():
         while frames <= limits.max_frames:
             try:
                 image.seek(frames)
@@ -198,12 +196,12 @@ def _count_frames(image: ImageFile.ImageFile, limits: ImageLimits) -> int:
 
 
 def _grey(image: ImageFile.ImageFile, frame: int, limits: ImageLimits) -> Grey:
-    with _silenced() if image.format == "TIFF" else nullcontext():
+    with silenced() if image.format == "TIFF" else nullcontext():
         if frame:
             image.seek(frame)
             check_size(*image.size, limits)
         image.load()
-    with _silenced():
+    with silenced():
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     return _upright(_luma(image), orientation)
 
@@ -265,11 +263,3 @@ def _errors_as_image_errors(data: bytes) -> Iterator[None]:
         raise _unreadable(
             f"it cannot be decoded ({reason[0] if reason else 'no reason given'})"
         ) from None
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """No warnings from decoders; the filters are global to the process, hence the lock."""
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

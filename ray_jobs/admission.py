@@ -32,13 +32,19 @@ class Admission:
             raise QueueFullError(self._retry_after_s())
 
     @contextmanager
-    def admitted(self, files: int) -> Iterator[None]:
-        """Count ``files`` while the block lasts; raises as ``check`` does."""
+    def admitted(self, files: int, answered: int | None = None) -> Iterator[None]:
+        """Count ``files`` while the block lasts; raises as ``check`` does.
+
+        Args:
+            files: to be counted.
+            answered: how many of them are answered by the end of the block; all by default.
+        """
+        answered = files if answered is None else answered
         self.check(files)
         self.pending += files
         try:
             yield
-            self._finished_s.extend([time.monotonic()] * files)
+            self._finished_s.extend([time.monotonic()] * answered)
         finally:
             self.pending -= files
 

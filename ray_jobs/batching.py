@@ -111,6 +111,11 @@ class Batcher:
         """Submissions that no engine has begun."""
         return len(self._jobs)
 
+    @property
+    def alive(self) -> bool:
+        """Whether all engine threads run."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def submit(self, engines: Engines, images: Sequence[Images]) -> asyncio.Future[Scored]:
         """Queue up to ``max_batch`` images ``(size_px, size_px)``; call it in an event loop.
 
@@ -132,22 +137,30 @@ class Batcher:
             thread.join()
 
     def _run(self) -> None:
-        while True:
+        while self._run_batch():
+            pass
+
+    def _run_batch(self) -> bool:
+        """Wait for a batch and score it; False once there is nothing more to do.
+
+        A function of its own, so that a thread that waits holds no model that has been exchanged.
+        """
+        with self._changed:
+            self._changed.wait_for(self._may_begin)
+            if not self._jobs:
+                return False
+            batch = self._collect()
+            if not batch:
+                return True
+            engine = self._begin(batch[0].engines)
+        try:
+            self._score(engine, batch)
+        finally:
             with self._changed:
-                self._changed.wait_for(self._may_begin)
-                if not self._jobs:
-                    return
-                batch = self._collect()
-                if not batch:
-                    continue
-                engine = self._begin(batch[0].engines)
-            try:
-                self._score(engine, batch)
-            finally:
-                with self._changed:
-                    self._running -= 1
-                    self._exclusive = False
-                    self._changed.notify_all()
+                self._running -= 1
+                self._exclusive = False
+                self._changed.notify_all()
+        return True
 
     def _may_begin(self) -> bool:
         self._pass_over_cancelled()
@@ -192,8 +205,8 @@ class Batcher:
 
     def _score(self, engine: Runnable, batch: list[_Job]) -> None:
         started_s = time.perf_counter()
-        images_NHW = np.stack([image_HW for job in batch for image_HW in job.images])
         try:
+            images_NHW = np.stack([image_HW for job in batch for image_HW in job.images])
             logits_NK = engine.logits(images_NHW)
         except Exception as error:
             for job in batch:

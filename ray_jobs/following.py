@@ -91,6 +91,7 @@ class Follower:
         self._found: Found | None = None
         self._alias: Snapshot | None = None
         self._refused: Found | None = None
+        self._told = ""
         self._try_again_s = 0.0
 
     def first(self) -> ServedModel:
@@ -116,27 +117,40 @@ class Follower:
     async def look(self) -> None:
         """Exchange the model if its name stands for another one by now.
 
-        One that cannot be used is passed over, and tried again later: it may have been mended.
+        One that cannot be used is passed over, and tried again later: it may have been mended. One
+        that the name does not stand for any more once it is loaded is not used.
         """
-        wanted: Found | None = None
+        if (wanted := await self._wanted()) is None or wanted == self._now:
+            return
+        if wanted == self._refused and time.monotonic() < self._try_again_s:
+            return
         try:
-            wanted = await asyncio.to_thread(self._find)
-            refused = wanted == self._refused and time.monotonic() < self._try_again_s
-            if refused or wanted == self._now:
-                return
             served = await asyncio.to_thread(self._load, wanted)
         except Exception as error:
             self._refuse(wanted, error)
+            return
+        if await self._wanted() != wanted:
             return
         self._use(served)
         self._now, self._refused = wanted, None
         logger.info("%s: version %s serves now", self._model, served.version)
 
-    def _refuse(self, wanted: Found | None, error: Exception) -> None:
+    async def _wanted(self) -> Found | None:
+        """What the name stands for, or None where that cannot be told now."""
+        try:
+            found = await asyncio.to_thread(self._find)
+        except Exception as error:
+            if (what := _told(error)) != self._told:
+                logger.warning("%s: what served before goes on: %s", self._model, what)
+            self._told = what
+            return None
+        self._told = ""
+        return found
+
+    def _refuse(self, wanted: Found, error: Exception) -> None:
         """Remember what cannot be used; told once, not at every look."""
-        if wanted is None or wanted != self._refused:
-            what = error if isinstance(error, FetalError) else f"{type(error).__name__}: {error}"
-            logger.warning("%s: what served before goes on: %s", self._model, what)
+        if wanted != self._refused:
+            logger.warning("%s: what served before goes on: %s", self._model, _told(error))
         self._refused, self._try_again_s = wanted, time.monotonic() + _TRY_AGAIN_S
 
     def _find(self) -> Found:
@@ -155,3 +169,8 @@ class Follower:
                 return found
         self._found, self._alias = find_model(self._model, self._registry), now
         return self._found
+
+
+def _told(error: Exception) -> str:
+    """An error in the log; the project's own say what they are about."""
+    return str(error) if isinstance(error, FetalError) else f"{type(error).__name__}: {error}"

@@ -44,6 +44,8 @@ global
     stats socket {admin} mode 600 level operator
     ssl-default-bind-options ssl-min-ver TLSv1.2
     hard-stop-after {drain_s}s
+    # Else two services may share a port, and each gets some of the requests.
+    noreuseport
 defaults
     mode http
     timeout connect 2s
@@ -54,6 +56,8 @@ defaults
     timeout http-request {body_s}s
     timeout http-keep-alive 60s
     timeout tunnel 1h
+    # A connection of HTTP/2 holds a hundred requests, each with buffers, before a key is checked.
+    option disable-h2-upgrade
     option http-no-delay
     option http-buffer-request
     option abortonclose

@@ -96,9 +96,10 @@ def create_app(inference: Inference, settings: HttpSettings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(_images(inference, settings))
+    intake = Intake(settings)
+    app.include_router(_images(inference, intake))
     app.include_router(_state(inference))
-    app.include_router(open_inference.router(inference, settings))
+    app.include_router(open_inference.router(inference, settings, intake))
     app.include_router(stream.router(inference, settings))
     app.include_router(http_pages.router())
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -107,9 +108,8 @@ def create_app(inference: Inference, settings: HttpSettings) -> FastAPI:
     return app
 
 
-def _images(inference: Inference, settings: HttpSettings) -> APIRouter:
+def _images(inference: Inference, intake: Intake) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["images"], responses=_PROBLEMS)
-    intake = Intake(settings)
 
     @routes.post("/predict", responses={200: {"model": PredictAnswer}}, openapi_extra=_BODY)
     async def predict(request: Request) -> Response:

@@ -26,6 +26,23 @@ class Upload:
     multipart: bool
 
 
+class Body:
+    """A body that has arrived, in chunks, until somebody takes it."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+
+    def write(self, chunk: bytes) -> None:
+        """Add to its end."""
+        self._chunks.append(chunk)
+
+    def take(self) -> bytes:
+        """All of it; nothing is kept here."""
+        body = b"".join(self._chunks)
+        self._chunks.clear()
+        return body
+
+
 class Intake:
     """Reads bodies within the settings' limits on each and on all of them together."""
 
@@ -48,11 +65,20 @@ class Intake:
                 yield Upload(form.files(), multipart=True)
             return
         _check_media_type(content_type.decode("latin-1"))
-        chunks: list[bytes] = []
-        async with self._received(request, chunks.append):
-            body = b"".join(chunks)
-            chunks.clear()
-            yield Upload([body], multipart=False)
+        async with self.body(request) as body:
+            yield Upload([body.take()], multipart=False)
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[Body]:
+        """A body of any media type, counted as buffered until the context ends, also once taken.
+
+        Raises:
+            ProblemError: 408, 413, 415 (if compressed) or 429.
+            ClientDisconnect: the client has gone.
+        """
+        body = Body()
+        async with self._received(request, body.write):
+            yield body
 
     @asynccontextmanager
     async def _received(

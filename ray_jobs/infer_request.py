@@ -24,6 +24,11 @@ MAX_JSON_BYTES = 8 * 1024 * 1024
 """Of the JSON part, whose objects take some thirty times its length; binary tensors have no such
 bound but the body's."""
 
+MAX_NAMES, MAX_ARRAYS = 10_000, 100_000
+"""Of the JSON part: names and objects, which a request has a few dozen of; arrays, of which pixels
+have one a row. Objects by the million would stop the whole process while they are read, as Python's
+reader lets no other thread run."""
+
 IMAGE, BYTES = "image", "bytes"
 OUTPUTS = {"probabilities": "FP32", "logits": "FP32", "plane": "BYTES"}
 _DATATYPES = {IMAGE: "UINT8", BYTES: "BYTES"}
@@ -126,6 +131,14 @@ def _read_json(data: bytes) -> dict[str, Any]:
         raise ProtocolError(
             f"The JSON part has {len(data):,} bytes, more than the limit of {MAX_JSON_BYTES:,}. "
             "Send tensors as binary data.",
+            413,
+        )
+    # Text holds some too, but base64 none.
+    most = {b":": MAX_NAMES, b"{": MAX_NAMES, b"[": MAX_ARRAYS}
+    if any(data.count(sign) > limit for sign, limit in most.items()):
+        raise ProtocolError(
+            f"The JSON part has more than {MAX_NAMES:,} names or objects, or more than "
+            f"{MAX_ARRAYS:,} arrays. Send tensors as binary data.",
             413,
         )
     try:

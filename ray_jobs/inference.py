@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -29,6 +28,7 @@ from ray_jobs.serving_errors import (
 )
 from ray_jobs.serving_metrics import ServingMetrics
 from ray_jobs.shadow import Shadow
+from ray_jobs.workers import Workers
 
 __all__ = [
     "Decision",
@@ -70,8 +70,8 @@ class Inference:
         self.queue = Admission(settings.queue_size)
         self.metrics = ServingMetrics(lambda: self.pending)
         self._model: ServedModel | None = None
-        self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
-        self._explainer = ThreadPoolExecutor(1, "explain")
+        self._decoders = Workers(settings.decode_threads, "decode")
+        self._explainer = Workers(1, "explain")
         self._batcher = Batcher(
             settings.max_batch,
             settings.batch_wait_ms / 1000,
@@ -100,6 +100,11 @@ class Inference:
         return self._model is not None
 
     @property
+    def alive(self) -> bool:
+        """Whether the engine's threads run; without them, nothing is answered."""
+        return self._batcher.alive
+
+    @property
     def pending(self) -> int:
         """Files that are admitted and not answered yet."""
         return self.queue.pending
@@ -120,8 +125,8 @@ class Inference:
 
     def close(self) -> None:
         """Drop what waits for decoding, finish the rest and end all threads."""
-        self._decoders.shutdown(cancel_futures=True)
-        self._explainer.shutdown(cancel_futures=True)
+        self._decoders.close()
+        self._explainer.close()
         self._batcher.close()
 
     def check_queue(self, files: int = 1) -> None:
@@ -143,7 +148,7 @@ class Inference:
         """
         model = self.model
         with self.queue.admitted(1):
-            return await self._in_time(self._file(data, model))
+            return await self.in_time(self._file(data, model))
 
     async def predict_files(self, files: Sequence[bytes]) -> list[FileAnswer]:
         """Answer for several files by one model, all or none.
@@ -153,14 +158,14 @@ class Inference:
         """
         model = self.model
         with self.queue.admitted(len(files)):
-            return await self._in_time(self._files(files, model))
+            return await self.in_time(self._files(files, model))
 
     async def predict_frame(self, image_HW: Grey) -> FrameAnswer:
         """Answer for one decoded grey image of any size; raises as :meth:`predict` does."""
         model = self.model
         with self.queue.admitted(1):
             chunks = prepare(iter([image_HW]), model, 1)
-            answer = await self._in_time(self._answer(chunks, model))
+            answer = await self.in_time(self._answer(chunks, model))
             return answer.frames[0]
 
     async def logits(
@@ -180,7 +185,7 @@ class Inference:
                 f"Send uint8 of shape [N, {size_px}, {size_px}]",
             )
         with self.queue.admitted(1):
-            return await self._in_time(self._logits(images_NHW, model))
+            return await self.in_time(self._logits(images_NHW, model))
 
     async def file_logits(
         self, decode: Sequence[Callable[[], Grey]], model: ServedModel
@@ -198,11 +203,11 @@ class Inference:
         """
 
         async def score() -> NDArray[np.float32]:
-            images = [await self._in_decoder(each) for each in decode]
+            images = [await self._decoders.run(each) for each in decode]
             return await self._logits(np.stack(images), model)
 
         with self.queue.admitted(len(decode)):
-            return await self._in_time(score())
+            return await self.in_time(score())
 
     async def explain(self, data: bytes, plane: str | None = None, frame: int = 0) -> bytes:
         """A frame under the heat map of a class (the most probable one if None), as PNG.
@@ -217,13 +222,20 @@ class Inference:
                 f"There is no class {plane!r}. The classes are: {', '.join(model.info.classes)}."
             )
         index = None if plane is None else model.info.classes.index(plane)
-        loop = asyncio.get_running_loop()
+        work = partial(overlay, data, self.settings.limits, model, index, frame)
         with self.queue.admitted(1):
-            limits = self.settings.limits
-            work = loop.run_in_executor(self._explainer, overlay, data, limits, model, index, frame)
-            return await self._in_time(work)
+            return await self.in_time(self._explainer.run(work))
 
-    async def _in_time(self, work: Awaitable[T]) -> T:
+    async def read(self, parse: Callable[[], T]) -> T:
+        """The result of ``parse``, which reads a request in a decoding thread.
+
+        Until then it counts as one file, and not beside those it names; raises QueueFullError.
+        """
+        with self.queue.admitted(1, answered=0):
+            return await self._decoders.run(parse)
+
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """The result of ``work``; raises TooSlowError after ``timeout_s``."""
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 return await work
@@ -258,11 +270,12 @@ class Inference:
         """Decode a chunk while the engine works on the one before it."""
         frames: list[FrameAnswer] = []
         decode_s = queue_s = engine_s = 0.0
-        chunk: Chunk | None = await self._next(chunks)
+        following = partial(next, chunks)
+        chunk: Chunk | None = await self._decoders.run(following)
         while chunk is not None:
             scoring = self._batcher.submit(model.engines, chunk.images)
             try:
-                following = None if chunk.last else await self._next(chunks)
+                after = None if chunk.last else await self._decoders.run(following)
                 scored = await scoring
             finally:
                 scoring.cancel()
@@ -271,16 +284,10 @@ class Inference:
             queue_s += scored.queue_s
             engine_s += scored.engine_s
             frames += answer_frames(model.info, scored.logits_NK, chunk.rejections, len(frames))
-            chunk = following
+            chunk = after
         for answer in frames:
             self.metrics.decisions.labels(answer.plane, answer.decision).inc()
         return FileAnswer(model, tuple(frames), decode_s, queue_s, engine_s)
-
-    async def _next(self, chunks: Iterator[Chunk]) -> Chunk:
-        return await self._in_decoder(partial(next, chunks))
-
-    async def _in_decoder(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
     async def _logits(self, images_NHW: Grey, model: ServedModel) -> NDArray[np.float32]:
         step = self.settings.max_batch

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from functools import partial
 from importlib.metadata import version as distribution_version
 from typing import Any
@@ -21,7 +20,7 @@ from fetal_core.image_limits import ImageLimits
 from fetal_core.images import decode, probe
 from fetal_core.preprocess import PreprocessConfig, preprocess
 from ray_jobs.gone import unless_gone
-from ray_jobs.http_body import Intake
+from ray_jobs.http_body import Body, Intake
 from ray_jobs.http_settings import HttpSettings
 from ray_jobs.infer_request import (
     BYTES,
@@ -91,9 +90,8 @@ _INFER_BODY = {
 }
 
 
-def router(inference: Inference, settings: HttpSettings) -> APIRouter:
+def router(inference: Inference, settings: HttpSettings, intake: Intake) -> APIRouter:
     """Routes under ``/v2``: health, metadata and inference, with binary tensor data."""
-    intake = _Intake(settings)
     routes = APIRouter(
         prefix="/v2", tags=["open inference protocol"], route_class=_Route, responses=_RESPONSES
     )
@@ -130,28 +128,13 @@ def router(inference: Inference, settings: HttpSettings) -> APIRouter:
     @routes.post(f"{_VERSION}/infer", responses=_INFERRED, openapi_extra=_INFER_BODY)
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         model = _served(inference, name, version)
-        size_px = model.info.preprocess.size_px
         inference.check_queue()
         async with intake.body(request) as body:
-            asked = parse_request(body, _json_bytes(request), size_px, settings.max_files)
-            scoring = _scored(inference, settings.limits, asked, model)
-            logits_NK = await unless_gone(request, scoring)
+            scoring = _scored(inference, settings, body, _json_bytes(request), model)
+            asked, logits_NK = await unless_gone(request, inference.in_time(scoring))
         return _answer(model, logits_NK, asked)
 
     return routes
-
-
-class _Intake(Intake):
-    """Reads bodies of any media type: the protocol does not say which to send."""
-
-    @asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """The body, counted as buffered until the context ends; raises as ``upload`` does."""
-        chunks: list[bytes] = []
-        async with self._received(request, chunks.append):
-            body = b"".join(chunks)
-            chunks.clear()
-            yield body
 
 
 class _Route(APIRoute):
@@ -219,14 +202,22 @@ def _json_bytes(request: Request) -> int | None:
 
 
 async def _scored(
-    inference: Inference, limits: ImageLimits, asked: InferRequest, model: ServedModel
-) -> NDArray[np.float32]:
-    if asked.images_NHW is not None:
-        return await inference.logits(asked.images_NHW, model)
+    inference: Inference,
+    settings: HttpSettings,
+    body: Body,
+    json_bytes: int | None,
+    model: ServedModel,
+) -> tuple[InferRequest, NDArray[np.float32]]:
     config = model.info.preprocess
+    # Taken here and kept by nobody: what is read may be a copy of it.
+    asked = await inference.read(
+        partial(parse_request, body.take(), json_bytes, config.size_px, settings.max_files)
+    )
+    if asked.images_NHW is not None:
+        return asked, await inference.logits(asked.images_NHW, model)
     files = enumerate(asked.files)
-    decode = [partial(_decoded, index, data, limits, config) for index, data in files]
-    return await inference.file_logits(decode, model)
+    decode = [partial(_decoded, index, data, settings.limits, config) for index, data in files]
+    return asked, await inference.file_logits(decode, model)
 
 
 def _decoded(

@@ -163,6 +163,8 @@ class ServeArgs:
     """GPUs of each replica, on which torch then runs the model."""
     tls: str | None = None
     """PEM file with certificate, chain and private key: serves HTTPS."""
+    connections: int = 1000
+    """Open at a time; HAProxy may take 2 MiB for each."""
     shadow: str | None = None
     """A second model, named likewise: it gets a copy of the frames, and /metrics counts where it
     disagrees."""
@@ -193,7 +195,12 @@ def main(argv: Sequence[str]) -> None:
         "http": http,
     }
     config = parse(ServeConfig, values, "fetal serve")
-    where = {"host": args.host, "port": args.port, "certificate": args.tls}
+    where = {
+        "host": args.host,
+        "port": args.port,
+        "certificate": args.tls,
+        "connections": args.connections,
+    }
     listen = parse(FrontConfig, where, "fetal serve")
     check(listen)
     for model in (args.model, args.shadow):

@@ -106,6 +106,8 @@ class Planes:
         """Ray Serve replaces a replica for which this raises."""
         if self._follower is not None and self._follower.done():
             raise RuntimeError("the replica no longer follows its alias")
+        if not self._inference.alive:
+            raise RuntimeError("a thread of the engine has ended")
         if self._listener is not None and not self._listener.alive:
             raise RuntimeError("the replica no longer listens")
 

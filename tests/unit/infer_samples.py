@@ -16,6 +16,7 @@ from builders import SIZE_PX, toy_bundle, toy_images
 from data_samples import encode, texture
 from fetal_core.images import ImageLimits
 from fetal_core.predict import Predictor
+from ray_jobs.http_body import Intake
 from ray_jobs.http_settings import HttpSettings
 from ray_jobs.inference import Inference
 from ray_jobs.open_inference import HEADER_LENGTH, router
@@ -62,7 +63,7 @@ def infer_client(model: ServedModel | None) -> Iterator[tuple[Inference, TestCli
     """A client of the protocol's routes alone, and the inference behind them."""
     inference = Inference(SETTINGS, model)
     app = FastAPI()
-    app.include_router(router(inference, SETTINGS))
+    app.include_router(router(inference, SETTINGS, Intake(SETTINGS)))
     with TestClient(app) as http:
         yield inference, http
     inference.close()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
+import weakref
 from collections.abc import Coroutine
 from typing import Any
 
@@ -149,3 +152,53 @@ def test_what_an_engine_raises_reaches_who_asked() -> None:
         assert good.logits_NK.item() == 7
 
     run(batcher, ask())
+
+
+def test_images_that_make_no_batch_end_no_thread() -> None:
+    batcher = Batcher(2)
+
+    async def ask() -> None:
+        with pytest.raises(ValueError, match="shape"):
+            await batcher.submit(Engines(Lane()), [image(0), np.zeros((3, 3), np.uint8)])
+        good = await batcher.submit(Engines(Lane()), [image(7)])
+        assert good.logits_NK.item() == 7
+        assert batcher.alive
+
+    run(batcher, ask())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_it_tells_when_a_thread_has_ended() -> None:
+    class Fatal(Lane):
+        def logits(self, images_NHW: np.ndarray) -> np.ndarray:
+            raise SystemExit
+
+    batcher = Batcher(1, threads=2)
+
+    async def ask() -> None:
+        assert batcher.alive
+        batcher.submit(Engines(Fatal()), [image(0)])
+        while batcher.alive:
+            await asyncio.sleep(0.01)
+
+    run(batcher, ask())
+
+
+def test_threads_that_wait_keep_no_engine_alive() -> None:
+    batcher = Batcher(1, threads=2)
+
+    async def ask() -> weakref.ref[Lane]:
+        lane = Lane()
+        engines = Engines(lane, lane, streams=2)
+        await asyncio.gather(*(batcher.submit(engines, [image(i)]) for i in range(6)))
+        return weakref.ref(lane)
+
+    async def exchange() -> None:
+        lane = await ask()
+        until = time.monotonic() + PATIENCE_S
+        while lane() is not None:
+            assert time.monotonic() < until
+            await asyncio.sleep(0.01)
+            gc.collect()
+
+    run(batcher, exchange())

@@ -21,6 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from data_samples import texture
 from fetal_core.errors import ImageError
 from fetal_core.images import ImageLimits, decode, decode_frames, probe
+from fetal_core.quality import unusable_reason
 
 LUMA = np.array([0.299, 0.587, 0.114])
 ANY_SIZE = ImageLimits(min_side_px=1)
@@ -129,6 +130,33 @@ def test_eight_bits_stay_as_stored_and_monochrome1_is_inverted() -> None:
     np.testing.assert_array_equal(decode(made(grey)), grey)
     inverted = made(grey, PhotometricInterpretation="MONOCHROME1")
     np.testing.assert_array_equal(decode(inverted), 255 - grey)
+
+
+def test_a_rescale_that_changes_nothing_is_none() -> None:
+    rng = np.random.default_rng(0)
+    empty = rng.integers(20, 25, (60, 80)).astype(np.uint8)
+    data = made(empty, RescaleSlope=1, RescaleIntercept=0, RescaleType="US")
+    np.testing.assert_array_equal(decode(data), empty)
+    assert unusable_reason(decode(data)) is not None
+    signed = (texture(1).astype(int) - 128).astype(np.int8)
+    as_stored = decode(made(signed, RescaleSlope="1.000", RescaleIntercept="0"))
+    np.testing.assert_array_equal(as_stored, texture(1))
+
+
+@pytest.mark.parametrize("rescale", [{}, {"RescaleSlope": 1, "RescaleIntercept": 0}])
+def test_twelve_bits_are_stretched_whether_or_not_their_rescale_changes_nothing(
+    rescale: dict[str, int],
+) -> None:
+    values = np.linspace(100, 900, 32 * 32).astype(np.uint16).reshape(32, 32)
+    grey = decode(made(values, BitsStored=12, HighBit=11, **rescale))
+    assert (grey.min(), grey.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("rescale", [(2, 0), (1, -10), (0.5, 3)])
+def test_eight_bits_that_stand_for_other_values_are_stretched(rescale: tuple[float, float]) -> None:
+    values = np.linspace(20, 60, 32 * 32).astype(np.uint8).reshape(32, 32)
+    grey = decode(made(values, RescaleSlope=rescale[0], RescaleIntercept=rescale[1]))
+    assert (grey.min(), grey.max()) == (0, 255)
 
 
 def test_signed_eight_bits_keep_their_order() -> None:

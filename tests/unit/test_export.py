@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
@@ -30,6 +31,7 @@ from fetal_core.export import ExportConfig, ExportError, export
 from fetal_core.predict import Predictor
 from fetal_core.quantise import METHODS, calibration_images, convert, quantise
 from fetal_core.rows import RowStore
+from fetal_core.steps import resolve_precision
 from ray_jobs.export import export_bundle
 from ray_jobs.workspace import Run
 
@@ -109,6 +111,26 @@ def test_bundle_keeps_its_weights_and_gains_the_figures(tmp_path: Path) -> None:
         assert figures["latency_ms"] > 0
         assert figures["fp32"]["images_per_s"] > 0
     assert [path.name for path in Path(uri, "engines", "torch").iterdir()] == ["engine.json"]
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_the_precision_on_record_is_the_one_that_was_computed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bfloat16: bool
+) -> None:
+    if not bfloat16:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    elif resolve_precision("auto", torch.device("cpu")) == "fp32":
+        pytest.skip("this processor does not compute in bfloat16")
+    uri = save(tmp_path)
+    asked = QUICK.model_copy(update={"precision": "bf16", "min_agreement": 0.5})
+    differences = {}
+    for engine in ("openvino", "torch"):
+        result = export(uri, engine, TRAIN, VAL, asked)  # type: ignore[arg-type]
+        written = json.loads(Path(uri, "engines", engine, "engine.json").read_text())
+        rounded = result.agreement.probability_difference_max > 1e-5
+        differences[engine] = written["precision"], rounded
+    found = ("bf16", True) if bfloat16 else ("fp32", False)
+    assert differences == {"openvino": found, "torch": ("bf16", True)}
 
 
 def test_an_engine_that_answers_otherwise_is_refused(tmp_path: Path) -> None:

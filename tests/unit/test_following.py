@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,15 @@ class Loading:
     ) -> None:
         self.broken, self.fault = set(broken), fault
         self.used: list[int | None] = []
+        self.live: list[int | None] = []
+        self.meanwhile: Callable[[], object] = lambda: None
         load: Any = self.load
-        self.follower = Follower(model, registry.uri, load, lambda _: None)
+        use: Any = lambda served: self.live.append(served.number)  # noqa: E731
+        self.follower = Follower(model, registry.uri, load, use)
 
     def load(self, found: Found) -> Found:
         self.used.append(found.number)
+        self.meanwhile()
         if found.number in self.broken:
             raise self.fault
         return found
@@ -132,3 +137,53 @@ def test_an_alias_that_is_gone_is_told_and_found_again(
     registry.promote(NAME, 2, "champion")
     asyncio.run(loading.follower.look())
     assert loading.used == [1, 2]
+
+
+def test_a_version_that_is_rolled_back_while_it_is_loaded_never_serves(registry: Registry) -> None:
+    loading = Loading(registry)
+    loading.follower.first()
+    registry.promote(NAME, 2, "champion")
+    loading.meanwhile = lambda: registry.rollback(NAME, "champion")
+    asyncio.run(loading.follower.look())
+    assert (loading.used, loading.live) == ([1, 2], [])
+    loading.meanwhile = lambda: None
+    asyncio.run(loading.follower.look())
+    assert (loading.used, loading.live) == ([1, 2], []), "the first version has served all the time"
+    registry.promote(NAME, 2, "champion")
+    asyncio.run(loading.follower.look())
+    assert (loading.used, loading.live) == ([1, 2, 2], [2])
+
+
+def test_a_version_that_is_loaded_while_the_registry_goes_away_waits_for_it(
+    registry: Registry,
+) -> None:
+    loading = Loading(registry)
+    loading.follower.first()
+    registry.promote(NAME, 2, "champion")
+    folder = Path(registry.uri)
+    loading.meanwhile = lambda: folder.rename(folder.with_name("away"))
+    asyncio.run(loading.follower.look())
+    assert loading.live == []
+    loading.meanwhile = lambda: None
+    folder.with_name("away").rename(folder)
+    asyncio.run(loading.follower.look())
+    assert loading.live == [2]
+
+
+def test_a_registry_that_is_away_is_told_once_and_what_was_refused_stays_so(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    loading = Loading(registry, 2)
+    loading.follower.first()
+    registry.promote(NAME, 2, "champion")
+    asyncio.run(loading.follower.look())
+    caplog.clear()
+    folder = Path(registry.uri)
+    for _ in range(2):
+        away = folder.rename(folder.with_name("away"))
+        for _ in range(3):
+            asyncio.run(loading.follower.look())
+        away.rename(folder)
+        asyncio.run(loading.follower.look())
+    assert loading.used == [1, 2], "the refused version waits its time"
+    assert len(caplog.records) == 2, "once each time that it goes away"

@@ -172,6 +172,26 @@ def test_a_client_that_never_ends_its_request_is_cut_off(tmp_path: Path) -> None
     assert b"urn:fetal:problem:slow-body" in answer
 
 
+def test_connections_beyond_the_limit_wait(tmp_path: Path) -> None:
+    assert PROGRAM is not None
+    config = FrontConfig(port=free_port(), connections=2)
+    with replica(tmp_path, 1), front(PROGRAM, config, tmp_path, 1, 10, 10):
+        address = config.host, config.port
+        held = [socket.create_connection(address, timeout=20) for _ in range(2)]
+        for each in held:
+            each.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n")
+        time.sleep(0.3)
+        with socket.create_connection(address, timeout=20) as third:
+            third.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            third.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                third.recv(100)
+            held[0].close()
+            third.settimeout(20)
+            assert third.recv(100).startswith(b"HTTP/1.1 200")
+        held[1].close()
+
+
 def test_what_is_not_http_is_refused(tmp_path: Path) -> None:
     with (
         replica(tmp_path, 1),
@@ -274,6 +294,46 @@ def test_a_port_that_one_family_has_taken_is_told_at_once() -> None:
         config = FrontConfig(host="::", port=taken.getsockname()[1])
         with pytest.raises(ResourceError, match="cannot listen there"):
             check(config)
+
+
+def test_two_services_do_not_share_a_port(tmp_path: Path) -> None:
+    assert PROGRAM is not None
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    config = FrontConfig(port=free_port())
+    with (
+        front(PROGRAM, config, folders[0], 1, 1, 1),
+        pytest.raises(ResourceError, match=r"cannot listen there.*in use"),
+        front(PROGRAM, config, folders[1], 1, 1, 1),
+    ):
+        pytest.fail("two services listen on one port")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_http_2_is_refused_though_its_client_knows_that_it_is_spoken(
+    tmp_path: Path, tls: bool
+) -> None:
+    pem = certificate(tmp_path) if tls else None
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    empty_settings = bytes(3) + b"\x04" + bytes(5)
+    with (
+        replica(tmp_path, 1),
+        standing(tmp_path, 1, certificate=pem) as config,
+        ExitStack() as stack,
+    ):
+        client = stack.enter_context(
+            socket.create_connection((config.host, config.port), timeout=20)
+        )
+        if pem is not None:
+            trusting = ssl.create_default_context(cafile=str(pem))
+            trusting.check_hostname = False
+            client = stack.enter_context(trusting.wrap_socket(client))
+        client.sendall(preface + empty_settings)
+        answer = b""
+        while received := client.recv(4096):
+            answer += received
+    assert answer.startswith(b"HTTP/1.1 400")
 
 
 def test_paths_may_hold_spaces_and_quotes() -> None:

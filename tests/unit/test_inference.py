@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -234,6 +237,39 @@ def test_cancelled_work_is_dropped_from_the_queue() -> None:
     with running(constant_model(engine)) as inference:
         asyncio.run(ask(inference))
     assert engine.batches == [1]
+
+
+def test_a_file_that_is_cancelled_before_its_decoding_is_let_go() -> None:
+    begun, go = threading.Event(), threading.Event()
+    model = constant_model(ConstantEngine())
+    ready_HW = np.zeros((SIZE_PX, SIZE_PX), np.uint8)
+
+    class File:
+        def decode(self) -> np.ndarray:
+            begun.set()
+            assert go.wait(10)
+            return ready_HW
+
+    async def give_up(inference: Inference) -> weakref.ref[File]:
+        file = File()
+        asking = asyncio.create_task(inference.file_logits([file.decode], model))
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.wait({asking})
+        return weakref.ref(file)
+
+    async def ask(inference: Inference) -> None:
+        first = asyncio.create_task(inference.file_logits([File().decode], model))
+        await until(begun)
+        gone = [await give_up(inference) for _ in range(3)]
+        assert inference.pending == 1
+        gc.collect()
+        assert [file() for file in gone] == [None] * 3
+        go.set()
+        await first
+
+    with running(model, decode_threads=1) as inference:
+        asyncio.run(ask(inference))
 
 
 def test_swap_under_load_fails_nothing_and_mixes_nothing() -> None:

@@ -7,6 +7,7 @@ import base64
 import json
 import struct
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
 from builders import CLASSES, SIZE_PX
+from data_samples import encode, texture
 from fetal_core.image_limits import ImageLimits
 from fetal_core.images import decode
 from fetal_core.preprocess import preprocess
@@ -37,8 +39,8 @@ from infer_samples import (
 from live_server import serving, toy_model
 from ray_jobs.inference import Inference
 from ray_jobs.open_inference import HEADER_LENGTH
+from serving_samples import ConstantEngine, asked, constant_model, leaving, scope_of
 from serving_samples import client as asgi_client
-from serving_samples import leaving, scope_of
 from serving_samples import serving as application
 
 
@@ -229,6 +231,94 @@ def test_files_are_counted_in_the_queue_while_they_are_decoded(
     assert (refused.status_code, list(refused.json())) == (429, ["error"])
     assert int(refused.headers["retry-after"]) >= 1
     assert decoder.files == 3
+
+
+def test_a_request_may_have_as_many_files_as_the_queue_takes() -> None:
+    body, headers = files_body(3)
+    with application(toy_model(BUNDLE), max_files=3, queue_size=3) as (app, inference):
+        answered = asked(app, "POST", INFER, content=body, headers=headers)
+        assert inference.pending == 0
+    assert answered.status_code == 200
+
+
+def test_requests_are_read_by_the_decoding_threads_and_counted_until_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder = HeldDecoder(monkeypatch)
+
+    async def ask(app: FastAPI, inference: Inference) -> list[int]:
+        async with asgi_client(app) as session:
+            body, headers = files_body(1)
+            first = asyncio.create_task(session.post(INFER, content=body, headers=headers))
+            assert await asyncio.to_thread(decoder.started.wait, 10)
+            request = {"inputs": [tensor()]}
+            second = asyncio.create_task(session.post(INFER, json=request))
+            async with asyncio.timeout(10):
+                while inference.pending < 2:
+                    await asyncio.sleep(0.01)
+            third = await session.post(INFER, json=request)
+            assert not second.done()
+            decoder.go.set()
+            return [found.status_code for found in (await first, await second, third)]
+
+    settings = {"max_files": 2, "queue_size": 2, "decode_threads": 1}
+    with application(toy_model(BUNDLE), **settings) as (app, inference):
+        assert asyncio.run(ask(app, inference)) == [200, 200, 429]
+
+
+def test_bodies_of_both_protocols_together_are_bounded() -> None:
+    engine = ConstantEngine(held=True)
+    data = encode(texture(0, 60, 90), "BMP")
+
+    async def ask(app: FastAPI) -> list[int]:
+        async with asgi_client(app) as session:
+            first = asyncio.create_task(session.post("/v1/predict", content=data))
+            assert await asyncio.to_thread(engine.started.wait, 10)
+            refused = await session.post("/v2/models/toy/infer", content=bytes(len(data)))
+            engine.go.set()
+            answered = await first
+            read = await session.post("/v2/models/toy/infer", content=bytes(len(data)))
+            return [found.status_code for found in (answered, refused, read)]
+
+    limits = {"max_buffered_bytes": 2 * len(data) - 1, "max_body_bytes": len(data)}
+    with application(constant_model(engine), **limits) as (app, _):
+        assert asyncio.run(ask(app)) == [200, 429, 400]
+
+
+def test_a_body_is_not_kept_beside_the_files_that_were_read_from_it() -> None:
+    engine, sent, held_bytes = ConstantEngine(held=True), list[Any](), 0
+    file = element(encode(texture(0, 1000, 1000), "BMP"))
+    request = json.dumps({"inputs": [files([1], len(file))]}).encode()
+    body = request + file
+    chunks = iter(range(0, len(body), 65536))
+
+    async def receive() -> Any:
+        if (start := next(chunks, None)) is None:
+            await asyncio.Event().wait()
+        chunk = body[start : start + 65536]
+        return {"type": "http.request", "body": chunk, "more_body": start + 65536 < len(body)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def ask(app: FastAPI) -> None:
+        nonlocal held_bytes
+        tracemalloc.start()
+        try:
+            headers = {HEADER_LENGTH: str(len(request))}
+            scope = scope_of("/v2/models/toy/infer", headers)
+            asking = asyncio.create_task(app(scope, receive, send))
+            assert await asyncio.to_thread(engine.started.wait, 10)
+            held_bytes = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        engine.go.set()
+        await asyncio.wait_for(asking, 10)
+
+    with application(constant_model(engine)) as (app, _):
+        asyncio.run(ask(app))
+    assert sent[0]["status"] == 200
+    assert held_bytes < 1.5 * len(body)
 
 
 def test_a_client_that_goes_leaves_its_files_undecoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
@@ -25,8 +26,9 @@ from infer_samples import (
     tensor,
 )
 from live_server import toy_model
+from ray_jobs.http_body import Intake
 from ray_jobs.http_settings import HttpSettings
-from ray_jobs.infer_request import MAX_JSON_BYTES
+from ray_jobs.infer_request import MAX_ARRAYS, MAX_JSON_BYTES, MAX_NAMES
 from ray_jobs.inference import Inference
 from ray_jobs.open_inference import HEADER_LENGTH, router
 from test_predict import tiff
@@ -123,15 +125,40 @@ def test_sizes_are_limited(http: TestClient) -> None:
     assert "pixels" in response.json()["error"]
 
 
-def test_json_is_limited_below_the_body() -> None:
-    inference = Inference(HttpSettings(), toy_model(BUNDLE))
+@pytest.fixture(scope="module")
+def roomy() -> Iterator[TestClient]:
+    """A client of a service with the default limits."""
+    config = HttpSettings()
+    inference = Inference(config, toy_model(BUNDLE))
     made = FastAPI()
-    made.include_router(router(inference, HttpSettings()))
+    made.include_router(router(inference, config, Intake(config)))
     with TestClient(made) as http:
-        response = post(http, b" " * (MAX_JSON_BYTES + 1))
+        yield http
     inference.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b" " * (MAX_JSON_BYTES + 1),
+        b'{"a":{' + b",".join(b'"%x":0' % name for name in range(MAX_NAMES)) + b"}}",
+        b'{"inputs":[' + b"{}," * MAX_NAMES + b"{}]}",
+        b'{"inputs":[' + b"[]," * MAX_ARRAYS + b"[]]}",
+    ],
+    ids=["bytes", "names", "objects", "arrays"],
+)
+def test_json_is_limited_below_the_body(roomy: TestClient, body: bytes) -> None:
+    response = post(roomy, body)
     assert response.status_code == 413
     assert "binary" in response.json()["error"]
+
+
+def test_json_of_many_images_by_rows_is_read(roomy: TestClient) -> None:
+    images = 32
+    data = np.zeros((images, SIZE_PX, SIZE_PX), np.uint8).tolist()
+    response = post(roomy, {"inputs": [tensor(shape=[images, SIZE_PX, SIZE_PX], data=data)]})
+    assert response.status_code == 200
+    assert response.json()["outputs"][0]["shape"] == [images, 4]
 
 
 def test_file_of_many_frames_is_refused_with_a_way_out(http: TestClient) -> None:

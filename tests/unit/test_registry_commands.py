@@ -147,3 +147,12 @@ def test_an_endpoint_that_lets_nobody_in_says_so(capsys: pytest.CaptureFixture[s
     warned = run(capsys, "serve", "no-model", "--keys", "keys.json")[1]
     assert quiet == ""
     assert warned == "warning: no key of keys.json is valid; `fetal key create` adds one\n"
+
+
+@pytest.mark.parametrize("flags", [("--connections", "0"), ("--port", "0")])
+def test_where_an_endpoint_cannot_listen_is_told_at_once(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, str]
+) -> None:
+    code, _, said = run(capsys, "serve", "no-model", *flags)
+    assert code != 0
+    assert flags[0].removeprefix("--") in said
