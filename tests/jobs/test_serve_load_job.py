@@ -89,16 +89,21 @@ class Load:
 
 
 def replicas() -> dict[int, int]:
-    """Resident bytes of the replicas that this process's Ray has started, the oldest first."""
-    parents, sizes = {}, {}
+    """Resident bytes of the replicas that this process's Ray has started, the oldest first.
+
+    Numbers of processes begin anew at some time, so they do not tell the age.
+    """
+    parents, sizes, started = {}, {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError):
             pid = int(folder.name)
-            parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            parents[pid], started[pid] = int(fields[1]), int(fields[19])
             if (folder / "cmdline").read_bytes().startswith(b"ray::ServeReplica:planes"):
                 pages = int((folder / "statm").read_text().split()[1])
                 sizes[pid] = pages * os.sysconf("SC_PAGE_SIZE")
-    return {pid: sizes[pid] for pid in sorted(sizes) if os.getpid() in ancestors(pid, parents)}
+    oldest_first = sorted(sizes, key=lambda pid: started[pid])
+    return {pid: sizes[pid] for pid in oldest_first if os.getpid() in ancestors(pid, parents)}
 
 
 def ancestors(pid: int, parents: dict[int, int]) -> list[int]:
@@ -143,12 +148,12 @@ def test_no_request_fails_while_replicas_die_and_versions_change(
     killed = 0
     floors: list[int] = []
     with Load(address, images) as load:
-        oldest = min(replicas())
+        oldest = next(iter(replicas()))
         end_s = time.monotonic() + LOAD_S
         while time.monotonic() < end_s:
             sizes = watch(oldest, 5)
             if len(alive := replicas()) == 2:
-                os.kill(max(alive), signal.SIGKILL)
+                os.kill(list(alive)[-1], signal.SIGKILL)
                 killed += 1
             sizes += watch(oldest, 2)
             registry.promote("planes", 2, "champion")
