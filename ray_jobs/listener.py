@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from ray_jobs.front import socket_path
 from ray_jobs.http_settings import HttpSettings
+from ray_jobs.whole_responses import WholeResponses
 
 _START_S = 20.0
 _KEEP_ALIVE_S = 300  # longer than HAProxy keeps idle connections to replicas
@@ -60,7 +61,7 @@ class Listener:
         self._beside = beside
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=WholeResponses,
             ws="websockets",
             ws_max_size=settings.stream.max_frame_bytes + 1,
             ws_max_queue=_WAITING_MESSAGES,
