@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from secrets import token_hex
 
 import pytest
 
@@ -67,11 +68,12 @@ def test_a_host_about_to_be_taken_is_left_with_a_checkpoint(
     cluster: Cluster, preparation: str, reference: Reference
 ) -> None:
     head, *workers = cluster.size(3)
-    epochs = {"train": {"epochs": 60}}
+    epochs = {"train": {"epochs": 80}}
+    name = f"drained-{token_hex(2)}"
     # A host that leaves in order is no failure.
     settings = ("--cluster.workers", "2", "--cluster.max-failures", "0")
-    with head.running(*train_command("drained", *settings, *flags(epochs))) as process:
-        wait_until(lambda: len(history(cluster.store, "runs/drained")) >= 2, process)
+    with head.running(*train_command(name, *settings, *flags(epochs))) as process:
+        wait_until(lambda: len(history(cluster.store, f"runs/{name}")) >= 2, process)
         taken = next(host for host in workers if _trains(host))
         code, said = head.run("python", "-c", DRAIN, taken.address)
         assert code == 0, said
@@ -82,20 +84,22 @@ def test_a_host_about_to_be_taken_is_left_with_a_checkpoint(
     assert "a machine is about to be taken: a checkpoint is written ahead" in output
     assert "\nresuming " in output
     assert "a worker was lost" not in output
-    assert {record["workers"] for record in history(cluster.store, "runs/drained")} == {2}
-    reference.expect(cluster.store, "runs/drained", epochs)
+    assert {record["workers"] for record in history(cluster.store, f"runs/{name}")} == {2}
+    reference.expect(cluster.store, f"runs/{name}", epochs)
 
 
 def test_hosts_come_and_go_during_elastic_training(
     cluster: Cluster, preparation: str, reference: Reference
 ) -> None:
     (head,) = cluster.size(1)
-    epochs = {"train": {"epochs": 40}}
+    # Ray looks for new hosts every 20 seconds at most, in which a fast machine does 40 epochs.
+    epochs = {"train": {"epochs": 120}}
+    name = f"elastic-{token_hex(2)}"
     workers = ("--cluster.workers", "2", "--cluster.min-workers", "1")
-    command = train_command("elastic", *workers, "--cluster.look-again-s", "2", *flags(epochs))
+    command = train_command(name, *workers, "--cluster.look-again-s", "2", *flags(epochs))
 
     def done(workers: int) -> int:
-        records = history(cluster.store, "runs/elastic")
+        records = history(cluster.store, f"runs/{name}")
         return sum(record["workers"] == workers for record in records)
 
     with head.running(*command) as process:
@@ -108,9 +112,9 @@ def test_hosts_come_and_go_during_elastic_training(
     assert process.returncode == 0, output
     assert "workers: 2, with 4 + 4 images of each batch of 8" in output
     assert "workers: 1, with 8 images of each batch of 8" in output
-    changes = [key for key, _ in groupby(history(cluster.store, "runs/elastic"), _workers)]
+    changes = [key for key, _ in groupby(history(cluster.store, f"runs/{name}"), _workers)]
     assert changes == [1, 2, 1]
-    reference.expect(cluster.store, "runs/elastic", epochs)
+    reference.expect(cluster.store, f"runs/{name}", epochs)
 
 
 def _trains(host: Host) -> bool:
