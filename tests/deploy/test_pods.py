@@ -75,7 +75,7 @@ def test_health_is_for_everybody_and_the_rest_is_for_the_token(pods: tuple[Pod, 
         # Ray's agent begins to tell them some time after the node is alive.
         pod.wait_for(int(template.params["metrics-export-port"]), "/metrics")
     ready = HEAD.container["readinessProbe"]["httpGet"]
-    assert head.ask(ready["port"], ready["path"]) == 200
+    head.wait_for(ready["port"], ready["path"])
     assert head.ask(8265, "/api/jobs/") == 401
     assert head.ask(8265, "/api/jobs/", "another") == 403
     assert head.ask(8265, "/api/jobs/", TOKEN) == 200
