@@ -7,7 +7,8 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --constraint constraints.txt --editable
 SOURCES = pyproject.toml constraints.txt
 # Tests that run at a time; a file's tests stay together, since they share what they start. Those
-# that start Ray run alone: they take all cores. With ARGS, one of both may have none to run.
+# that start Ray run alone: they take all cores. With ARGS, one of both may have none to run. A process
+# that a test ends is not started again, as pytest-xdist would then wait for it for ever.
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest
 NONE = || test $$? = 5 -a -n "$(ARGS)"

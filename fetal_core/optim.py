@@ -114,7 +114,6 @@ class Schedule:
         return {
             "lrs": [float(group["lr"]) for group in self._optimizer.param_groups],
             "base_lrs": list(self._per_step.base_lrs),
-            "step": self._per_step.last_epoch,
             "plateau": self._plateau.state_dict() if self._plateau else None,
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -211,12 +212,16 @@ def write_json(uri: str, value: object) -> None:
 def settle(folder: Path, contents: bool = True) -> None:
     """Wait until a local folder's list of files, and the files, are on the disk.
 
-    Until then a power cut may leave files of which only the names are there.
+    Until then a power cut may leave files of which only the names are there. File systems that do
+    not offer it, as some behind a network for folders, are taken as they are.
     """
     for place in (*(folder.iterdir() if contents else ()), folder):
         handle = os.open(place, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+                raise
         finally:
             os.close(handle)
 

@@ -6,7 +6,7 @@ import errno
 import os
 import pickle
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -182,6 +182,21 @@ def test_a_checkpoint_is_on_the_disk_before_the_list_names_it(
     store = CheckpointStore(str(tmp_path))
     store.add("one", lambda folder: save_trainer(folder, {"epoch": 1}), True)
     assert synced == [TRAINER, "one", "", "list", ""]
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_need_not_flush_but_must_not_fail_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, told: bool
+) -> None:
+    def refuse(handle: int) -> None:
+        if Path(f"/proc/self/fd/{handle}").readlink().is_dir():
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    store = CheckpointStore(str(tmp_path), waits_s=())
+    with pytest.raises(CheckpointError) if told else nullcontext():
+        store.add("one", lambda folder: save_text("whole", folder), True)
+    assert (store.location("latest") is None) == told
 
 
 def test_store_keeps_checkpoints_in_s3(bucket: str) -> None:

@@ -65,7 +65,7 @@ def test_two_ranks_give_the_curve_and_the_weights_of_one(
     context = LocalContext(tmp_path)
     expected = fit(CONFIGS[name], toy_data(24, 9), context).history
     for record, alone in zip(histories[name][0], expected, strict=True):
-        for key in ("lr", "train_loss", "val_loss"):
+        for key in ("lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"):
             assert record[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-4), key
     together = model_of(CONFIGS[name], kept(folder / name, "latest"))
     one = model_of(CONFIGS[name], kept(tmp_path, "latest"))
