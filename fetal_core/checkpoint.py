@@ -101,7 +101,7 @@ def load_trainer(folder: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{file}: cannot be read: {reason} {_ANEW}") from None
+        raise ModelError(f"{file}: cannot be read: {reason.rstrip('.')}. {_ANEW}") from None
     return state
 
 
