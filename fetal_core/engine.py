@@ -281,6 +281,9 @@ def _core(runtime: Any) -> Any:
     Each gives its thread a stack for signal handlers and takes it away with its last model; of two,
     the later one gives back the earlier one's, freed by then, and the next signal ends the process.
     """
+    # Makes OpenVINO's table of types, which two threads must not begin at once: one then waits for
+    # the table, holding the interpreter's lock, and the other for that lock (2026.4).
+    runtime.Type.u8.to_dtype()
     return runtime.Core()
 
 

@@ -30,6 +30,8 @@ class Model:
         graph = BUNDLE / "engines" / "openvino-int8" / "model.xml"
         self.compiled = openvino.Core().compile_model(graph, "CPU", settings)
         self._of_thread = threading.local()
+        # Two threads whose first calls meet would wait for each other for ever (OpenVINO 2026.4).
+        openvino.Type.u8.to_dtype()
 
     def image(self, data: bytes) -> np.ndarray:
         """A file's network input, uint8 (224, 224)."""

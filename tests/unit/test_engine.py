@@ -272,6 +272,37 @@ def test_signals_are_handled_after_engines_have_been_exchanged(bundle_uri: str) 
     assert (done.returncode, done.stdout) == (0, "handled\n")
 
 
+FIRST_CALLS = """
+import sys, threading
+
+import numpy as np
+
+from fetal_core.engine import open_engine
+
+
+def score():
+    together.wait()
+    engine.logits(np.zeros((1, engine.size_px, engine.size_px), np.uint8))
+
+
+engine = open_engine(sys.argv[1], "openvino")
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(4)
+threads = [threading.Thread(target=score, daemon=True) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(60)
+print(sum(not thread.is_alive() for thread in threads), "answered")
+"""
+
+
+def test_threads_may_call_an_engine_for_the_first_time_together(bundle_uri: str) -> None:
+    words = [sys.executable, "-c", FIRST_CALLS, bundle_uri]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "4 answered\n", done.stderr
+
+
 def test_an_earlier_import_that_may_report_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
