@@ -87,6 +87,7 @@ def half_load(server: Server, folder: Path, most_per_s: float, alone: Figures) -
     """Answer times of four clients that together ask for half of what the server can do."""
     pause_ms = round(1000 * _HALF_LOAD_CLIENTS / (most_per_s / 2) - alone.p50_ms)
     clients = _HALF_LOAD_CLIENTS
+    post(server.url, server.files, server.media_type, folder, clients, 1)
     return post(server.url, server.files, server.media_type, folder, clients, 12, pause_ms)
 
 

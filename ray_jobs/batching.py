@@ -128,6 +128,25 @@ class Batcher:
             self._changed.notify_all()
         return future
 
+    def score_alone(self, engines: Engines, images: Sequence[Images]) -> Scored | None:
+        """Score images in the calling thread, or give None where others want the engine as well.
+
+        For a request that is alone: it is not handed from thread to thread. Raises whatever the
+        engine raises.
+        """
+        with self._changed:
+            if self._jobs or self._running or self._wait_s or self._closed or self._expects_more():
+                return None
+            self._running += 1
+            self._exclusive = True
+        started_s = time.perf_counter()
+        try:
+            logits_NK = engines.alone.logits(np.stack(images))
+        finally:
+            self._end()
+        self._on_batch(len(images))
+        return Scored(logits_NK, 0.0, time.perf_counter() - started_s)
+
     def close(self) -> None:
         """Finish what is queued and end the threads."""
         with self._changed:
@@ -156,10 +175,7 @@ class Batcher:
         try:
             self._score(engine, batch)
         finally:
-            with self._changed:
-                self._running -= 1
-                self._exclusive = False
-                self._changed.notify_all()
+            self._end()
         return True
 
     def _may_begin(self) -> bool:
@@ -176,6 +192,13 @@ class Batcher:
             return engines.lanes
         self._exclusive = True
         return engines.alone
+
+    def _end(self) -> None:
+        """Let others begin."""
+        with self._changed:
+            self._running -= 1
+            self._exclusive = False
+            self._changed.notify_all()
 
     def _collect(self) -> list[_Job]:
         """The next batch: a fair share of what waits, so that no thread is left without work."""

@@ -31,6 +31,7 @@ from ray_jobs.problems import MEDIA_TYPE, ProblemError
 _READY_S = 20.0
 _DRAIN_S = 30.0
 _ADMIN = "admin.sock"
+_KEPT_BUFFERS = 16
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 # A request that fits is kept until it is answered, and can be given to another replica.
@@ -41,6 +42,8 @@ global
     maxconn {connections}
     nbthread 1
     tune.bufsize {buffer_bytes}
+    # Keeps some of these buffers, which are larger than all that it keeps by itself.
+    tune.memory.hot-size {kept_bytes}
     stats socket {admin} mode 600 level operator
     ssl-default-bind-options ssl-min-ver TLSv1.2
     hard-stop-after {drain_s}s
@@ -217,6 +220,7 @@ def _configuration(
     return _CONFIGURATION.format(
         connections=config.connections,
         buffer_bytes=REPLAYED_BYTES,
+        kept_bytes=_KEPT_BUFFERS * REPLAYED_BYTES,
         drain_s=int(_DRAIN_S),
         admin=quote(str(folder / _ADMIN)),
         body_s=int(body_s),

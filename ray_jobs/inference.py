@@ -15,7 +15,7 @@ from fetal_core.errors import ImageError
 from fetal_core.images import decode_frames
 from fetal_core.machine import cores
 from ray_jobs.admission import Admission
-from ray_jobs.batching import Batcher
+from ray_jobs.batching import Batcher, Scored
 from ray_jobs.decoding import Chunk, overlay, prepare
 from ray_jobs.http_settings import HttpSettings
 from ray_jobs.served import Decision, FrameAnswer, ServedModel, answer_frames, load_served
@@ -271,20 +271,29 @@ class Inference:
         frames: list[FrameAnswer] = []
         decode_s = queue_s = engine_s = 0.0
         following = partial(next, chunks)
-        chunk: Chunk | None = await self._decoders.run(following)
+
+        def first() -> tuple[Chunk, Scored | None]:
+            chunk = next(chunks)
+            alone = self._batcher.score_alone(model.engines, chunk.images) if chunk.last else None
+            return chunk, alone
+
+        chunk: Chunk | None
+        chunk, scored = await self._decoders.run(first)
         while chunk is not None:
-            scoring = self._batcher.submit(model.engines, chunk.images)
-            try:
-                after = None if chunk.last else await self._decoders.run(following)
-                scored = await scoring
-            finally:
-                scoring.cancel()
+            after = None
+            if scored is None:
+                scoring = self._batcher.submit(model.engines, chunk.images)
+                try:
+                    after = None if chunk.last else await self._decoders.run(following)
+                    scored = await scoring
+                finally:
+                    scoring.cancel()
             self._shadow.copy(chunk.images, model, scored.logits_NK)
             decode_s += chunk.decode_s
             queue_s += scored.queue_s
             engine_s += scored.engine_s
             frames += answer_frames(model.info, scored.logits_NK, chunk.rejections, len(frames))
-            chunk = after
+            chunk, scored = after, None
         for answer in frames:
             self.metrics.decisions.labels(answer.plane, answer.decision).inc()
         return FileAnswer(model, tuple(frames), decode_s, queue_s, engine_s)

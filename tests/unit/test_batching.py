@@ -63,6 +63,89 @@ def test_a_submission_that_is_alone_gets_all_threads() -> None:
     assert (alone.batches, lanes.batches) == ([1, 1, 1], [])
 
 
+def test_who_is_alone_scores_in_their_own_thread() -> None:
+    class Named(Lane):
+        def logits(self, images_NHW: np.ndarray) -> np.ndarray:
+            threads.append(threading.get_ident())
+            return super().logits(images_NHW)
+
+    threads: list[int] = []
+    sizes: list[int] = []
+    batcher = Batcher(4, threads=2, on_batch=sizes.append)
+    try:
+        engines = Engines(Named(), Lane(), streams=2)
+        scored = batcher.score_alone(engines, [image(7), image(9)])
+        assert scored is not None
+        assert scored.logits_NK.tolist() == [[7], [9]]
+        assert scored.queue_s == 0
+        assert threads == [threading.get_ident()]
+        assert sizes == [2]
+    finally:
+        batcher.close()
+
+
+def test_who_is_not_alone_is_told_to_wait_in_line() -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(Lane):
+        def logits(self, images_NHW: np.ndarray) -> np.ndarray:
+            begun.set()
+            assert go.wait(PATIENCE_S)
+            return super().logits(images_NHW)
+
+    more = [True]
+    batcher = Batcher(4, threads=1, expects_more=lambda: more[0])
+    engines = Engines(Slow())
+
+    async def crowd() -> None:
+        assert batcher.score_alone(engines, [image(0)]) is None, "others are on their way"
+        more[0] = False
+        first = batcher.submit(engines, [image(1)])
+        await asyncio.to_thread(begun.wait, PATIENCE_S)
+        assert batcher.score_alone(engines, [image(2)]) is None, "another call runs"
+        go.set()
+        await first
+        while batcher.score_alone(engines, [image(3)]) is None:
+            await asyncio.sleep(0.01)
+
+    run(batcher, crowd())
+    assert batcher.score_alone(engines, [image(4)]) is None, "it has been closed"
+
+
+def test_a_batcher_that_waits_for_more_images_makes_nobody_an_exception() -> None:
+    batcher = Batcher(4, wait_s=0.01)
+    assert batcher.score_alone(Engines(Lane()), [image(0)]) is None
+    batcher.close()
+
+
+def test_what_is_submitted_meanwhile_waits_for_who_is_alone() -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(Lane):
+        def logits(self, images_NHW: np.ndarray) -> np.ndarray:
+            begun.set()
+            assert go.wait(PATIENCE_S)
+            return super().logits(images_NHW)
+
+    alone, lanes = Slow(), Lane()
+    engines = Engines(alone, lanes, streams=2)
+    batcher = Batcher(4, threads=2)
+
+    async def two() -> None:
+        first = asyncio.create_task(asyncio.to_thread(batcher.score_alone, engines, [image(1)]))
+        await asyncio.to_thread(begun.wait, PATIENCE_S)
+        second = batcher.submit(engines, [image(2)])
+        await asyncio.sleep(0.1)
+        assert not second.done()
+        go.set()
+        scored = await first
+        assert scored is not None
+        assert scored.logits_NK.item() == 1
+        assert (await second).logits_NK.item() == 2
+
+    run(batcher, two())
+
+
 def test_many_run_side_by_side_in_equal_shares() -> None:
     alone, lanes = Lane(), Lane(together=2)
     engines = Engines(alone, lanes, streams=2)
