@@ -26,6 +26,7 @@ from job_server import job_server
 from ray_jobs.cli import COMMANDS
 from ray_jobs.command import stage
 from ray_jobs.front import free_port
+from required import lack
 from s3_servers import s3_server
 from serving_samples import cine
 from shell_blocks import ELSEWHERE, Block, Workplace, blocks, fetal_words
@@ -139,7 +140,7 @@ def workplace(tmp_path: Path) -> Iterator[Workplace]:
     """A user's folder: images, a trained bundle or two, and the project's own files."""
     for tool in ("curl", "promtool"):
         if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
+            lack(f"{tool} is not installed")
     folder = tmp_path / "work"
     folder.mkdir()
     write_textures(folder / "DATA")
