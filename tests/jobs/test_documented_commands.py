@@ -35,20 +35,21 @@ ROOT = Path(__file__).resolve().parents[2]
 README, RUNBOOK = ROOT / "README.md", ROOT / "deploy/RUNBOOK.md"
 DOCUMENTS = [README, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("deploy/**/*.md"))]
 
-# What is too long or too large to be run as it stands: how it begins, and what tests it.
+# What is too long or too large to be run as it stands: how it begins, and the test that runs it on
+# fewer images, or for fewer epochs.
 ELSEWHERE_TESTED = {
     "make demo": "tests/jobs/test_demo_job.py::test_demo_names_the_planes_of_patients_it_has",
     "make test": ".ci/run",
     "make check": ".ci/run",
     "fetal run": "tests/jobs/test_original_job.py::test_original_recipe_runs_at_661_px",
-    "fetal prepare": "tests/jobs/test_prepare_job.py::test_shards_hold_the_preprocessed_images",
+    "fetal prepare": "tests/jobs/test_s3_job.py::test_every_stage_runs_in_a_bucket",
     "fetal train": "tests/jobs/test_train_job.py::test_a_killed_run_resumes_to_the_same_numbers",
-    "fetal evaluate": "tests/jobs/test_evaluate_job.py::test_metrics_bundle_and_report_agree",
-    "fetal tune best": "tests/jobs/test_tune_job.py::test_best_writes_a_bundle_and_retrains",
-    "fetal tune --resume": "tests/jobs/test_tune_resume_job.py::test_ctrl_c_is_told_and_the_same",
-    "fetal tune": "tests/jobs/test_tune_job.py::test_a_sweep_ends_with_the_best_trials_model",
+    "fetal evaluate": "tests/jobs/test_s3_job.py::test_every_stage_runs_in_a_bucket",
+    "fetal tune best": "tests/jobs/test_tune_job.py::test_the_command_writes_the_best_bundle",
+    "fetal tune --resume": "tests/jobs/test_tune_resume_job.py::test_a_killed_sweep_goes_on",
+    "fetal tune": "tests/jobs/test_s3_job.py::test_every_stage_runs_in_a_bucket",
     "fetal crossval": "tests/jobs/test_crossval_job.py::test_probe_on_real_images_equals",
-    "fetal phantom twin": "tests/unit/test_phantom_cohort.py::test_like_reads_the_public_table",
+    "fetal phantom twin": "tests/jobs/test_commands.py::test_a_cohort_has_an_image_for_each_row",
 }
 
 
