@@ -21,6 +21,7 @@ import pytest
 
 from builders import toy_bundle
 from cohorts import kill, png, write_textures
+from fetal_core import storage
 from fetal_core.bundle import read_info, write_info
 from job_server import job_server
 from ray_jobs.cli import COMMANDS
@@ -50,6 +51,17 @@ ELSEWHERE_TESTED = {
     "fetal tune": "tests/jobs/test_s3_job.py::test_every_stage_runs_in_a_bucket",
     "fetal crossval": "tests/jobs/test_crossval_job.py::test_probe_on_real_images_equals",
     "fetal phantom twin": "tests/jobs/test_commands.py::test_a_cohort_has_an_image_for_each_row",
+}
+
+
+# What makes README's commands of a cluster short enough, in their order.
+SHORTENED = {
+    "fetal submit prepare": "--preprocess.size-px 32 --model.architecture resnet18"
+    " --model.weights none --schedule.warmup-epochs 1 --train.epochs 2 --train.batch-size 8"
+    " --train.micro-batch 2",
+    "fetal submit train": "",
+    "fetal jobs list": "",
+    "fetal doctor": "|| test $? = 1",  # what it finds is this machine's
 }
 
 
@@ -197,6 +209,43 @@ def test_commands_of_the_readme_run(workplace: Workplace) -> None:
                 workplace.run(command)
             done += 1
     assert done >= 8
+
+
+@pytest.mark.ray
+@pytest.mark.heavy
+def test_commands_of_the_readme_for_a_cluster_run(
+    workplace: Workplace, cluster_exports: dict[str, str], tmp_path: Path
+) -> None:
+    store = cluster_exports["STORE"]
+    cohort = write_textures(tmp_path / "cohort", patients=40, views=2)
+    for file in cohort.rglob("*.*"):
+        storage.upload(file, f"{store}/cohort/{file.relative_to(cohort)}")
+    places = {
+        "s3://planes": store,
+        "http://HEAD:8265": cluster_exports["RAY_DASHBOARD_ADDRESS"],
+        "HEAD:6379": cluster_exports.pop("RAY_ADDRESS"),
+    }
+    variables = cluster_exports | {"COLUMNS": "300"}
+    exports = "".join(f"export {name}={value}\n" for name, value in variables.items())
+    done = []
+    for block in (block for block in blocks(README) if "cluster" in block.marks):
+        for command in block.commands:
+            filled = command
+            for written, place in places.items():
+                filled = filled.replace(written, place)
+            if command.startswith("export "):
+                exports += f"{filled}\n"
+                continue
+            (start,) = (start for start in SHORTENED if f"{command} ".startswith(f"{start} "))
+            # In a checkout, which the jobs take along.
+            said = workplace.run(f"{exports}cd {ROOT}\n{filled} {SHORTENED[start]}")
+            done.append((start, said))
+    assert [start for start, _ in done] == list(SHORTENED)
+    (_, prepared), (_, trained), (_, listed), (_, found) = done
+    assert f"prepared {store}/prepared: train " in prepared
+    assert f"trained {store}/runs/first" in trained
+    assert listed.count("SUCCEEDED") == 2
+    assert f"{store}/runs: written, read, listed, swapped, deleted" in found
 
 
 @pytest.mark.ray
