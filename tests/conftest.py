@@ -11,11 +11,21 @@ import pytest
 from hypothesis import HealthCheck, settings
 from moto.server import ThreadedMotoServer
 
+from required import lack
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # What takes long says that the machine is busy, not that something is wrong.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what lacks a program or a right; see ``required.lack``."""
+    for mark in item.iter_markers("needs"):
+        there, reason = mark.args
+        if not there:
+            lack(reason)
 
 
 @pytest.fixture(scope="session")

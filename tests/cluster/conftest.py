@@ -13,12 +13,13 @@ import pytest
 from clusters import Cluster, s3_store, train_command
 from cohort import SETTINGS, Reference, flags, write_images
 from hosts import missing, network
+from required import lack
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     if reason := missing():
-        pytest.skip(reason)
+        lack(reason)
     with network() as net, s3_store(net) as store:
         yield Cluster(net, store)
 

@@ -13,6 +13,7 @@ import pytest
 from clusters import CPUS, OBJECT_STORE_BYTES, RAY, train_command, wait_until
 from cohort import SETTINGS, flags
 from hosts import Host, missing, network
+from required import lack
 
 pytestmark = [pytest.mark.cluster, pytest.mark.heavy]
 
@@ -49,7 +50,7 @@ GROUPS = [{"most": 2, "resources": {"CPU": CPUS}}]
 @pytest.fixture(scope="module")
 def head(cohort: Path) -> Iterator[Host]:
     if reason := missing():
-        pytest.skip(reason)
+        lack(reason)
     fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     with network() as net:
         host = net.add(RAY | fake | {"FETAL_NODE_GROUPS": json.dumps(GROUPS)})

@@ -12,7 +12,8 @@ import pytest
 from clusters import wait_until
 from hosts import missing
 
-pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(missing()), reason=str(missing()))]
+LACKING = missing()
+pytestmark = [pytest.mark.cluster, pytest.mark.needs(LACKING is None, LACKING)]
 
 _SCRIPT = """
 import sys

@@ -22,13 +22,13 @@ HADOLINT = Path(sys.executable).with_name("hadolint")
 FINAL_STAGE = TEXT[TEXT.rindex("\nFROM ") :]
 
 
-@pytest.mark.skipif(not HADOLINT.exists(), reason="hadolint is not installed: make check does it")
+@pytest.mark.needs(HADOLINT.exists(), "hadolint is not installed: make check does it")
 def test_hadolint_finds_nothing() -> None:
     result = subprocess.run([HADOLINT, DOCKERFILE], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (0, "")
 
 
-@pytest.mark.skipif(not HADOLINT.exists(), reason="hadolint is not installed: make check does it")
+@pytest.mark.needs(HADOLINT.exists(), "hadolint is not installed: make check does it")
 def test_hadolint_would_find_a_fault(tmp_path: Path) -> None:
     broken = tmp_path / "Dockerfile"
     broken.write_text(re.sub(r"ARG PYTHON=.*", "", TEXT).replace("${PYTHON}", "latest"))

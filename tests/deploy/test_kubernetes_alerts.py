@@ -21,7 +21,7 @@ def test_the_installed_rules_are_those_of_the_rules_file(overlay: str) -> None:
     assert named(overlay, "PrometheusRule")["spec"] == wanted, "they differ: make rules"
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@pytest.mark.needs(shutil.which("promtool"), "promtool is not installed")
 def test_promtool_reads_the_installed_rules(tmp_path: Path) -> None:
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump(named("cpu", "PrometheusRule")["spec"]), "utf-8")
@@ -30,7 +30,7 @@ def test_promtool_reads_the_installed_rules(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.needs(shutil.which("make"), "make is not installed")
 def test_a_changed_rule_is_copied_by_make(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     for file in (RULES, INSTALLED):

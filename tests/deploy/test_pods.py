@@ -15,7 +15,8 @@ from manifests import ROOT, RayPods, ray_pods
 from pod_sandbox import TOKEN, Pod, once, two_networks
 from test_kubernetes_work import serve_config
 
-pytestmark = pytest.mark.skipif(bool(pod_sandbox.missing()), reason=pod_sandbox.missing())
+LACKING = pod_sandbox.missing()
+pytestmark = pytest.mark.needs(not LACKING, LACKING)
 
 
 def described(where: str) -> RayPods:

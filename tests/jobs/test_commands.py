@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cohorts import png
+import cohorts
+from cohorts import HEADER, png
 from faults import (
     Capture,
     bad_file_name,
@@ -148,6 +149,22 @@ def test_a_synthetic_cohort_is_written_to_a_bucket(
     storage.write_bytes(f"{bucket}/notes/file.txt", b"kept")
     assert "other files" in refused(phantom.main, [f"{bucket}/notes", *words], capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cohort_has_an_image_for_each_row_of_a_table(tmp_path: Path) -> None:
+    rows = (
+        "Patient00007_Plane3_1_of_1;7;Fetal brain;Trans-thalamic;Op. 1;Voluson E6;1 ",
+        "Patient00007_Plane6_1_of_1;7;Fetal thorax;Not A Brain;Op. 1;Voluson E6;1 ",
+        "Patient00002_Plane2_1_of_1;2;Fetal abdomen;Not A Brain;Other;Aloka;0 ",
+    )
+    table = tmp_path / "FETAL_PLANES_DB_data.csv"
+    table.write_text("\n".join((HEADER, *rows)) + "\n")
+    code, output = cohorts.run("phantom", "twin", "--like", table.name, cwd=tmp_path)
+    assert code == 0, output
+    assert (tmp_path / "twin/labels.csv").read_bytes() == table.read_bytes()
+    assert {file.stem for file in (tmp_path / "twin/images").iterdir()} == {
+        row.partition(";")[0] for row in rows
+    }
 
 
 def test_the_findings_of_an_audit_are_written(textures: Path, tmp_path: Path) -> None:

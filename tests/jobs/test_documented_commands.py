@@ -21,11 +21,13 @@ import pytest
 
 from builders import toy_bundle
 from cohorts import kill, png, write_textures
+from fetal_core import storage
 from fetal_core.bundle import read_info, write_info
 from job_server import job_server
 from ray_jobs.cli import COMMANDS
 from ray_jobs.command import stage
 from ray_jobs.front import free_port
+from required import lack
 from s3_servers import s3_server
 from serving_samples import cine
 from shell_blocks import ELSEWHERE, Block, Workplace, blocks, fetal_words
@@ -34,20 +36,32 @@ ROOT = Path(__file__).resolve().parents[2]
 README, RUNBOOK = ROOT / "README.md", ROOT / "deploy/RUNBOOK.md"
 DOCUMENTS = [README, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("deploy/**/*.md"))]
 
-# What is too long or too large to be run as it stands: how it begins, and what tests it.
+# What is too long or too large to be run as it stands: how it begins, and the test that runs it on
+# fewer images, or for fewer epochs.
 ELSEWHERE_TESTED = {
     "make demo": "tests/jobs/test_demo_job.py::test_demo_names_the_planes_of_patients_it_has",
     "make test": ".ci/run",
     "make check": ".ci/run",
     "fetal run": "tests/jobs/test_original_job.py::test_original_recipe_runs_at_661_px",
-    "fetal prepare": "tests/jobs/test_prepare_job.py::test_shards_hold_the_preprocessed_images",
+    "fetal prepare": "tests/jobs/test_s3_job.py::test_every_stage_runs_in_a_bucket",
     "fetal train": "tests/jobs/test_train_job.py::test_a_killed_run_resumes_to_the_same_numbers",
-    "fetal evaluate": "tests/jobs/test_evaluate_job.py::test_metrics_bundle_and_report_agree",
-    "fetal tune best": "tests/jobs/test_tune_job.py::test_best_writes_a_bundle_and_retrains",
-    "fetal tune --resume": "tests/jobs/test_tune_resume_job.py::test_ctrl_c_is_told_and_the_same",
-    "fetal tune": "tests/jobs/test_tune_job.py::test_a_sweep_ends_with_the_best_trials_model",
+    "fetal evaluate": "tests/jobs/test_s3_job.py::test_every_stage_runs_in_a_bucket",
+    "fetal tune best": "tests/jobs/test_tune_job.py::test_the_command_writes_the_best_bundle",
+    "fetal tune --resume": "tests/jobs/test_tune_resume_job.py::test_a_killed_sweep_goes_on",
+    "fetal tune": "tests/jobs/test_s3_job.py::test_every_stage_runs_in_a_bucket",
     "fetal crossval": "tests/jobs/test_crossval_job.py::test_probe_on_real_images_equals",
-    "fetal phantom twin": "tests/unit/test_phantom_cohort.py::test_like_reads_the_public_table",
+    "fetal phantom twin": "tests/jobs/test_commands.py::test_a_cohort_has_an_image_for_each_row",
+}
+
+
+# What makes README's commands of a cluster short enough, in their order.
+SHORTENED = {
+    "fetal submit prepare": "--preprocess.size-px 32 --model.architecture resnet18"
+    " --model.weights none --schedule.warmup-epochs 1 --train.epochs 2 --train.batch-size 8"
+    " --train.micro-batch 2",
+    "fetal submit train": "",
+    "fetal jobs list": "",
+    "fetal doctor": "|| test $? = 1",  # what it finds is this machine's
 }
 
 
@@ -139,7 +153,7 @@ def workplace(tmp_path: Path) -> Iterator[Workplace]:
     """A user's folder: images, a trained bundle or two, and the project's own files."""
     for tool in ("curl", "promtool"):
         if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
+            lack(f"{tool} is not installed")
     folder = tmp_path / "work"
     folder.mkdir()
     write_textures(folder / "DATA")
@@ -195,6 +209,43 @@ def test_commands_of_the_readme_run(workplace: Workplace) -> None:
                 workplace.run(command)
             done += 1
     assert done >= 8
+
+
+@pytest.mark.ray
+@pytest.mark.heavy
+def test_commands_of_the_readme_for_a_cluster_run(
+    workplace: Workplace, cluster_exports: dict[str, str], tmp_path: Path
+) -> None:
+    store = cluster_exports["STORE"]
+    cohort = write_textures(tmp_path / "cohort", patients=40, views=2)
+    for file in cohort.rglob("*.*"):
+        storage.upload(file, f"{store}/cohort/{file.relative_to(cohort)}")
+    places = {
+        "s3://planes": store,
+        "http://HEAD:8265": cluster_exports["RAY_DASHBOARD_ADDRESS"],
+        "HEAD:6379": cluster_exports.pop("RAY_ADDRESS"),
+    }
+    variables = cluster_exports | {"COLUMNS": "300"}
+    exports = "".join(f"export {name}={value}\n" for name, value in variables.items())
+    done = []
+    for block in (block for block in blocks(README) if "cluster" in block.marks):
+        for command in block.commands:
+            filled = command
+            for written, place in places.items():
+                filled = filled.replace(written, place)
+            if command.startswith("export "):
+                exports += f"{filled}\n"
+                continue
+            (start,) = (start for start in SHORTENED if f"{command} ".startswith(f"{start} "))
+            # In a checkout, which the jobs take along.
+            said = workplace.run(f"{exports}cd {ROOT}\n{filled} {SHORTENED[start]}")
+            done.append((start, said))
+    assert [start for start, _ in done] == list(SHORTENED)
+    (_, prepared), (_, trained), (_, listed), (_, found) = done
+    assert f"prepared {store}/prepared: train " in prepared
+    assert f"trained {store}/runs/first" in trained
+    assert listed.count("SUCCEEDED") == 2
+    assert f"{store}/runs: written, read, listed, swapped, deleted" in found
 
 
 @pytest.mark.ray

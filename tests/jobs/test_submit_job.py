@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from job_server import JobServer, finished, job_server
 
 pytestmark = pytest.mark.ray
 
-EPOCHS = 8
+EPOCHS = 12
 SETTINGS = recipe(train={"epochs": EPOCHS, "batch_size": 8})
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -89,41 +90,90 @@ def test_an_unknown_job_is_told(server: JobServer) -> None:
         assert "Traceback" not in output
 
 
+@pytest.fixture(scope="module")
+def whole(server: JobServer, prepared: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that one job has trained from beginning to end."""
+    runs = tmp_path_factory.mktemp("runs")
+    words = ("train", prepared, "--runs", str(runs), "--name", "whole")
+    code, output = server.run(
+        "submit", "--env", "FETAL_GIT_COMMIT", *words, FETAL_GIT_COMMIT=COMMIT
+    )
+    assert code == 0, output
+    assert f"epoch {EPOCHS:>3}/{EPOCHS}" in output
+    assert output.endswith(f"job {job_of(output)} succeeded\n")
+    return runs / "whole"
+
+
+@pytest.mark.heavy
+def test_a_model_of_a_job_knows_its_commit_and_is_evaluated(server: JobServer, whole: Path) -> None:
+    described = json.loads((whole / "bundle/model.json").read_text())
+    assert described["git_commit"] == COMMIT
+    code, output = server.run("submit", "evaluate", str(whole))
+    assert code == 0, output
+    assert json.loads((whole / "metrics.json").read_text())["images"] > 0
+
+
 @pytest.mark.heavy
 def test_a_stopped_job_submitted_again_equals_an_uninterrupted_one(
-    server: JobServer, prepared: str, tmp_path: Path
+    server: JobServer, prepared: str, whole: Path, tmp_path: Path
 ) -> None:
-    """Whole: trained and evaluated. Stopped: left by Ctrl-C, stopped, and continued."""
-    where = (prepared, "--runs", str(tmp_path))
-    words = ("submit", "--env", "FETAL_GIT_COMMIT", "train", *where, "--name", "whole")
-    code, output = server.run(*words, FETAL_GIT_COMMIT=COMMIT)
-    assert code == 0, output
-    assert f"epoch   {EPOCHS}/{EPOCHS}" in output
-    assert output.endswith(f"job {job_of(output)} succeeded\n")
-    code, output = server.run("submit", "evaluate", str(tmp_path / "whole"))
-    assert code == 0, output
-    assert json.loads((tmp_path / "whole/metrics.json").read_text())["images"] > 0
-    described = json.loads((tmp_path / "whole/bundle/model.json").read_text())
-    assert described["git_commit"] == COMMIT
-
-    stopped = tmp_path / "stopped"
-    job_id, command = left_by_ctrl_c(server, ("train", *where, "--name", "stopped"), stopped)
+    """Left by Ctrl-C, stopped, and continued."""
+    run = tmp_path / "stopped"
+    words = ("train", prepared, "--runs", str(tmp_path), "--name", "stopped")
+    job_id, command = left_by_ctrl_c(server, words, run)
     server.stop_at_once(job_id)
     code, output = server.run("jobs", "follow", job_id)
     assert (code, f"job {job_id} was stopped" in output) == (143, True), output
-    assert 2 <= epochs(stopped) < EPOCHS
+    assert 2 <= epochs(run) < EPOCHS
+    # What was printed, as a user pastes it.
+    assert expect_the_rest(finished(server.shell(command)), run, whole) >= 2
 
-    code, output = finished(server.shell(command))  # what was printed, as a user pastes it
+
+@pytest.mark.heavy
+def test_a_failed_job_submitted_again_equals_an_uninterrupted_one(
+    server: JobServer, prepared: str, whole: Path, tmp_path: Path
+) -> None:
+    """Its process is killed, as where memory runs out."""
+    run = tmp_path / "killed"
+    words = ("submit", "train", prepared, "--runs", str(tmp_path), "--name", "killed")
+    process = server.start(*words)
+    try:
+        wait_until(lambda: epochs(run) >= 2 or process.poll() is not None)
+        for pid in drivers(tmp_path):
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        code, output = finished(process)
+    job_id = job_of(output)
+    assert (code, f"job {job_id} failed with exit code 137" in output) == (137, True), output
+    _, listed = server.run("jobs", "list", COLUMNS="300")
+    assert re.search(rf"{job_id}\s+FAILED", listed), listed
+    assert epochs(run) < EPOCHS
+    expect_the_rest(server.run(*words), run, whole)
+
+
+def drivers(runs: Path) -> list[int]:
+    """The processes of jobs that train below a folder; a shell that waits for one is left alone."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = file.read_text().split("\0")
+            if words[1:3] == ["-m", "ray_jobs.train"] and str(runs) in words:
+                found.append(int(file.parent.name))
+    return found
+
+
+def expect_the_rest(ended: tuple[int, str], run: Path, whole: Path) -> int:
+    """A job went on with a run, to the numbers of an uninterrupted one; in or after which epoch."""
+    code, output = ended
     assert code == 0, output
     resumed = re.search(rf"resuming (?:after|in) epoch (\d+) of {EPOCHS}", output)
     assert resumed is not None, output
-    assert 2 <= int(resumed[1]) <= EPOCHS
-    assert records(stopped) == records(tmp_path / "whole")
-    ours, theirs = (
-        load_file(run / "bundle/weights.safetensors") for run in (stopped, tmp_path / "whole")
-    )
+    assert int(resumed[1]) <= EPOCHS
+    assert records(run) == records(whole)
+    ours, theirs = (load_file(folder / "bundle/weights.safetensors") for folder in (run, whole))
     assert ours.keys() == theirs.keys()
     assert all((ours[name] == theirs[name]).all() for name in ours)
+    return int(resumed[1])
 
 
 def left_by_ctrl_c(server: JobServer, words: tuple[str, ...], run: Path) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 
+from cohorts import run
 from fetal_core import storage
 from fetal_core.bundle import Bundle
 from fetal_core.config import merge
@@ -138,6 +139,23 @@ def test_best_writes_a_bundle_and_retrains_on_more_rows(
     ]
     assert changed
     assert not list(tmp_path.glob("all.training*"))
+
+
+def test_the_command_writes_the_best_bundle_and_retrains(
+    swept: SweepOutcome, tmp_path: Path
+) -> None:
+    best = ("best", swept.sweep.uri, "--out")
+    for words in (("plain",), ("again", "--retrain")):
+        code, output = run("tune", *best, *words, cwd=tmp_path)
+        assert code == 0, output
+        assert swept.best is not None
+        assert f"trial {swept.best.number}'s model: {tmp_path / words[0]}" in output
+    assert {folder.name for folder in tmp_path.iterdir()} == {"plain", "again"}
+    plain, again = (Bundle.load(str(tmp_path / name)).info for name in ("plain", "again"))
+    assert "retrained_on" not in plain.metrics
+    assert again.metrics["retrained_on"] == {"parts": ["train", "val"]}
+    code, output = run("tune", *best, "plain", "--retrain", cwd=tmp_path)
+    assert (code, "a model lies there already" in output) == (2, True), output
 
 
 def test_the_test_part_is_not_read(prepared: PrepareOutcome, tmp_path: Path) -> None:

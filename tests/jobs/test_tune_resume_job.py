@@ -115,9 +115,7 @@ def without_times(trial: Trial) -> list[dict[str, Any]]:
 
 
 @pytest.mark.heavy
-def test_ctrl_c_is_told_and_the_same_command_goes_on(
-    prepared: PrepareOutcome, tmp_path: Path
-) -> None:
+def test_ctrl_c_is_told(prepared: PrepareOutcome, tmp_path: Path) -> None:
     space = tmp_path / "space.toml"
     space.write_text('[search]\ntrials = 3\n[search.space."optim.lr"]\nuniform = [0.001, 0.1]\n')
     settings = flags(recipe(**merge(QUICK, {"train": {"epochs": 300}})))

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +34,7 @@ from fetal_core.run_context import Event, LocalContext
 from fetal_core.split import Split, make_split
 from fetal_core.training_data import TrainingData
 from ray_jobs.workspace import Prepared
+from required import lack
 
 AUGMENT = {"horizontal_flip": 0.5, "rotation_deg": 20, "crop": 0.2, "speckle": 0.1}
 CLASSES = ("abdomen", "brain", "femur", "thorax")
@@ -247,7 +247,7 @@ def disk_of(size_bytes: int, folder: Path) -> Iterator[tuple[Path, Callable[[], 
     options = f"size={size_bytes}"
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("to mount a small disk needs root and a kernel that allows it")
+        lack("to mount a small disk needs root and a kernel that allows it")
     larger = ["mount", "-o", f"remount,size={10 * size_bytes}", str(folder)]
     try:
         yield folder, lambda: subprocess.run(larger, check=True)

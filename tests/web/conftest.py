@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, Request, Route, sync_playwright
 from fake_api import FakeServer, fake_server
 from opening import OpenPage
 from real_app import real_app
+from required import lack
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +29,7 @@ def browser() -> Iterator[Browser]:
     names = (os.environ.get("FETAL_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if name and (path := shutil.which(name))), None)
     if found is None:
-        pytest.skip("no Chromium found; install it, or name it by FETAL_CHROMIUM")
+        lack("no Chromium found; install it, or name it by FETAL_CHROMIUM")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
