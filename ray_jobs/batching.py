@@ -144,8 +144,9 @@ class Batcher:
             logits_NK = engines.alone.logits(np.stack(images))
         finally:
             self._end()
+        engine_s = time.perf_counter() - started_s
         self._on_batch(len(images))
-        return Scored(logits_NK, 0.0, time.perf_counter() - started_s)
+        return Scored(logits_NK, 0.0, engine_s)
 
     def close(self) -> None:
         """Finish what is queued and end the threads."""

@@ -60,7 +60,7 @@ class FileAnswer:
 
 
 class Inference:
-    """Decoding threads, a bounded queue and one engine thread around the served model.
+    """Decoding threads, a bounded queue and engine threads around the served model.
 
     Its coroutines belong to one event loop; :meth:`swap` may be called from any thread.
     """
@@ -267,7 +267,10 @@ class Inference:
         return await self._answer(prepare(images, model, self.settings.max_batch), model)
 
     async def _answer(self, chunks: Iterator[Chunk], model: ServedModel) -> FileAnswer:
-        """Decode a chunk while the engine works on the one before it."""
+        """Decode a chunk while the engine works on the one before it.
+
+        The only chunk of a request that is alone is scored by the thread that has decoded it.
+        """
         frames: list[FrameAnswer] = []
         decode_s = queue_s = engine_s = 0.0
         following = partial(next, chunks)

@@ -34,6 +34,19 @@ class Lane:
         return means_N1.astype(np.float32)
 
 
+class Slow(Lane):
+    """Tells that a call has begun, and holds it until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def logits(self, images_NHW: np.ndarray) -> np.ndarray:
+        self.begun.set()
+        assert self.go.wait(PATIENCE_S)
+        return super().logits(images_NHW)
+
+
 def image(value: int) -> np.ndarray:
     return np.full((4, 4), value, np.uint8)
 
@@ -85,25 +98,18 @@ def test_who_is_alone_scores_in_their_own_thread() -> None:
 
 
 def test_who_is_not_alone_is_told_to_wait_in_line() -> None:
-    begun, go = threading.Event(), threading.Event()
-
-    class Slow(Lane):
-        def logits(self, images_NHW: np.ndarray) -> np.ndarray:
-            begun.set()
-            assert go.wait(PATIENCE_S)
-            return super().logits(images_NHW)
-
+    slow = Slow()
     more = [True]
     batcher = Batcher(4, threads=1, expects_more=lambda: more[0])
-    engines = Engines(Slow())
+    engines = Engines(slow)
 
     async def crowd() -> None:
         assert batcher.score_alone(engines, [image(0)]) is None, "others are on their way"
         more[0] = False
         first = batcher.submit(engines, [image(1)])
-        await asyncio.to_thread(begun.wait, PATIENCE_S)
+        await asyncio.to_thread(slow.begun.wait, PATIENCE_S)
         assert batcher.score_alone(engines, [image(2)]) is None, "another call runs"
-        go.set()
+        slow.go.set()
         await first
         while batcher.score_alone(engines, [image(3)]) is None:
             await asyncio.sleep(0.01)
@@ -119,25 +125,17 @@ def test_a_batcher_that_waits_for_more_images_makes_nobody_an_exception() -> Non
 
 
 def test_what_is_submitted_meanwhile_waits_for_who_is_alone() -> None:
-    begun, go = threading.Event(), threading.Event()
-
-    class Slow(Lane):
-        def logits(self, images_NHW: np.ndarray) -> np.ndarray:
-            begun.set()
-            assert go.wait(PATIENCE_S)
-            return super().logits(images_NHW)
-
-    alone, lanes = Slow(), Lane()
-    engines = Engines(alone, lanes, streams=2)
+    slow = Slow()
+    engines = Engines(slow, Lane(), streams=2)
     batcher = Batcher(4, threads=2)
 
     async def two() -> None:
         first = asyncio.create_task(asyncio.to_thread(batcher.score_alone, engines, [image(1)]))
-        await asyncio.to_thread(begun.wait, PATIENCE_S)
+        await asyncio.to_thread(slow.begun.wait, PATIENCE_S)
         second = batcher.submit(engines, [image(2)])
         await asyncio.sleep(0.1)
         assert not second.done()
-        go.set()
+        slow.go.set()
         scored = await first
         assert scored is not None
         assert scored.logits_NK.item() == 1
