@@ -164,6 +164,17 @@ def test_clinical_images_show_something(shared_data: Path) -> None:
     assert [f for f in files if unusable_reason(decode(f.read_bytes()))] == []
 
 
+def test_only_a_file_that_is_alone_is_scored_where_it_is_decoded() -> None:
+    engine = ConstantEngine()
+    with running(constant_model(engine)) as inference:
+        asyncio.run(inference.predict(IMAGES[0]))
+        assert engine.threads == ["decode"]
+        engine.threads.clear()
+        asyncio.run(inference.predict_files(IMAGES[:3]))
+        assert set(engine.threads) == {"engine"}
+        assert sum(engine.batches) == 4
+
+
 def test_one_bad_file_fails_all_and_is_named() -> None:
     with running(constant_model(ConstantEngine())) as inference:
         with pytest.raises(FileError) as failure:
